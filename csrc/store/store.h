@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef US_STORE_STORE_H
+#define US_STORE_STORE_H
+
+#include "../base/error.h"
+
+/*
+ * Objects in a target: an S3 bucket or a directory. One interface, two
+ * implementations (s3.c, file.c) behind a table of functions.
+ *
+ * Threads: put_start, put_wait and cancel may be called from any threads; get,
+ * list, remove block their caller and may run side by side.
+ */
+struct us_store;
+
+/* One object on its way. The caller owns it and everything it points to, from
+ * put_start until put_wait hands it back; the store copies nothing. */
+struct us_put {
+	const char *key;      /* whole key, NUL-terminated, no leading slash */
+	const uint8_t *data;  /* the object, or NULL: it is in FD, from offset 0 */
+	int fd;		      /* a readable file (pread), or -1 */
+	uint64_t len;	      /* bytes of the object */
+	uint8_t sha256[32];   /* of the whole object (S3: x-amz-content-sha256) */
+	char snapshot_time[31]; /* metadata: RFC 3339 */
+	char lz4_sha256[65];	/* metadata: lower-case hex */
+	void *owner;		/* the caller's, untouched */
+	/* set by the store */
+	int32_t rc; /* 0: the target has it, durably */
+	struct us_error err;
+	struct us_put *next;
+};
+
+struct us_store_counts { /* since open: requests sent, whatever became of them */
+	uint64_t put, get, list, remove;
+	uint64_t put_bytes, get_bytes; /* payload of requests that succeeded */
+	uint64_t put_ns, get_ns, list_ns, remove_ns;
+};
+
+/* Receives an object's bytes in order. Non-zero stops the transfer with that code. */
+typedef int32_t us_store_data_fn(void *arg, const uint8_t *data, size_t data_len,
+				 struct us_error *err);
+/* Receives one listed object; KEY is NUL-terminated and borrowed for the call.
+ * Non-zero stops the listing with that code. */
+typedef int32_t us_store_list_fn(void *arg, const char *key, size_t key_len, uint64_t object_len);
+
+struct us_store_ops {
+	/* Hands over PUT; never blocks on the network. Completion, failed or not, comes
+	 * from put_wait. Puts of one key must not overlap. */
+	void (*put_start)(struct us_store *store, struct us_put *put);
+	/* Waits up to TIMEOUT_MS (0: not at all) for completed puts and returns them as
+	 * a list linked by `next`, or NULL. */
+	struct us_put *(*put_wait)(struct us_store *store, int32_t timeout_ms);
+	/* Up to how many puts make sense in flight right now (backing off included). */
+	uint32_t (*put_room)(struct us_store *store);
+	/* Whole object: OFFSET 0, LEN UINT64_MAX. The last N bytes: OFFSET -N. 0,
+	 * US_E_NOTFOUND, or the failure. RET_LEN (may be NULL): size of the whole object. */
+	int32_t (*get)(struct us_store *store, const char *key, int64_t offset, uint64_t len,
+		       us_store_data_fn *fn, void *arg, uint64_t *ret_len, struct us_error *err);
+	/* Keys that begin with PREFIX, in byte order, streamed page by page. */
+	int32_t (*list)(struct us_store *store, const char *prefix, us_store_list_fn *fn, void *arg,
+			struct us_error *err);
+	int32_t (*remove)(struct us_store *store, const char *key, struct us_error *err);
+	/* Makes everything in flight and everything started later fail with
+	 * US_E_CANCELED, soon. For shutdown. */
+	void (*cancel)(struct us_store *store);
+	void (*counts)(struct us_store *store, struct us_store_counts *ret_counts);
+	/* All puts must have been handed back. Joins the store's threads. */
+	void (*close)(struct us_store *store);
+};
+
+/* First member of every implementation's struct. */
+struct us_store {
+	const struct us_store_ops *ops;
+};
+
+struct us_store_s3_options {
+	const char *endpoint;	/* "http(s)://host[:port]" or "" for AWS */
+	const char *region;	/* "" becomes "us-east-1" */
+	const char *bucket;
+	int path_style;		/* 1: endpoint/bucket/key; 0: bucket.endpoint/key */
+	int skip_verify;	/* 1: accept any certificate */
+	const char *storage_class, *sse, *sse_kms_key_id; /* "" or NULL: not sent */
+	uint32_t concurrency; /* 1..1000 */
+};
+
+struct us_s3_credentials {
+	const char *access_key_id, *secret_access_key; /* "" for both: anonymous requests */
+	const char *session_token;		       /* "" or NULL: none */
+};
+
+/* Opens the S3 target; nothing is sent yet. Everything is copied. US_E_CONFIG for
+ * an endpoint or bucket that cannot be right. */
+int32_t us_store_s3_open(const struct us_store_s3_options *options, struct us_store **ret_store,
+			 struct us_error *err);
+/* Replaces the credentials for requests from now on. Copied; wiped on replacement
+ * and close. */
+int32_t us_store_s3_set_credentials(struct us_store *store,
+				    const struct us_s3_credentials *credentials,
+				    struct us_error *err);
+
+/*
+ * Opens directory DIRECTORY (absolute; created with mode 0700 if missing) as a
+ * target; CONCURRENCY (1..1000) bounds the puts that are written at once.
+ * Refuses a directory that folds case, and removes temporary files that a killed
+ * run left (those older than its start). READ_ONLY: does neither, and creates nothing.
+ */
+int32_t us_store_file_open(const char *directory, uint32_t concurrency, int read_only,
+			   struct us_store **ret_store, struct us_error *err);
+
+#endif

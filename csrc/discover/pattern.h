@@ -11,14 +11,16 @@
  * `[...]`, named wildcards `{name}`, and which may have one `**` component
  * (zero or more whole components). Bytes, not characters: a name need not be
  * UTF-8. `?` and `[...]` match one UTF-8 character where the name is valid
- * there, else one byte. Immutable after us_pattern_new: any number of threads
- * may use it.
+ * there, else one byte. `\` before a character makes it literal. Immutable after
+ * us_pattern_new: any number of threads may use it.
  */
 struct us_pattern;
 
 #define US_PATTERN_LEN_MAX 4096
 #define US_PATTERN_COMPONENTS_MAX 64
 #define US_PATTERN_NAME_LEN_MAX 64 /* of {name}: [A-Za-z_][A-Za-z0-9_-]* */
+#define US_PATTERN_CAPTURES_MAX 64
+#define US_PATTERN_FILE_NAME_LEN_MAX 255 /* a longer name never matches */
 #define US_PATH_LEN_MAX 4095
 
 /* One slice of a path that a wildcard caught. Borrowed from the path. */
@@ -56,6 +58,15 @@ int us_pattern_match(const struct us_pattern *pattern, const char *path, size_t 
 		     struct us_capture *ret_captures);
 
 /*
+ * The inverse: writes the path that has CAPTURES (us_pattern_capture_count entries,
+ * without slashes except in `**`) and a NUL to RET_PATH (US_PATH_LEN_MAX + 1 bytes);
+ * returns its length, or -1 (RET_PATH is then undefined) if it does not fit. Captures
+ * that no match gave give a path that matches otherwise or not at all.
+ */
+int64_t us_pattern_path(const struct us_pattern *pattern, const struct us_capture *captures,
+			char *ret_path);
+
+/*
  * For the walk: a position is a set of pattern components that the next path
  * component may meet (bit I: component I of the part below the prefix).
  */
@@ -70,5 +81,10 @@ int us_pattern_accepts(const struct us_pattern *pattern, us_pattern_state state,
 /* Whether files (respectively directories) can be of interest at all in STATE. */
 int us_pattern_wants_files(const struct us_pattern *pattern, us_pattern_state state);
 int us_pattern_wants_directories(const struct us_pattern *pattern, us_pattern_state state);
+/* The one name, NUL-terminated, that is of interest in STATE, where it is a
+ * directory's (a literal component): there is nothing to list. Else NULL. */
+const char *us_pattern_only_directory(const struct us_pattern *pattern, us_pattern_state state);
+/* Whether NAME ends in -wal, -shm or -journal. */
+int us_pattern_is_sidecar(const char *name, size_t name_len);
 
 #endif

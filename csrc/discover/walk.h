@@ -18,11 +18,11 @@ struct us_walk_entry {
 	uint32_t reserved;
 	struct us_file_stat db;
 	struct us_file_stat wal; /* all zero: no -wal (or an empty one: length 0, inode set) */
-	int64_t clock_ns;	 /* us_clock_file_ns() read before the stats of this entry's batch */
+	int64_t clock_ns; /* us_clock_file_ns() read before the stats of this entry's batch */
 };
 
 struct us_walk_batch {
-	const char *dir; /* path of the directory relative to the prefix, "" for the prefix itself */
+	const char *dir; /* of the directory, relative to the prefix: "" for the prefix itself */
 	size_t dir_len;
 	const struct us_walk_entry *entries;
 	size_t entry_count; /* 1..US_WALK_BATCH_MAX; a directory may give several batches */
@@ -30,7 +30,7 @@ struct us_walk_batch {
 
 #define US_WALK_BATCH_MAX 256
 #define US_WALK_THREADS_MAX 64
-#define US_WALK_DEPTH_MAX 256 /* directories below the prefix; deeper is an error of that directory */
+#define US_WALK_DEPTH_MAX 256 /* below the prefix; deeper is an error of that directory */
 
 struct us_walk_fns {
 	/* THREAD is 0..thread_count-1. Everything is borrowed for the call. A
@@ -44,17 +44,19 @@ struct us_walk_fns {
 };
 
 struct us_walk_result {
-	uint64_t database_count; /* entries delivered */
-	uint64_t directory_count;
-	uint64_t failure_count; /* calls of failure() */
+	uint64_t database_count;  /* entries delivered */
+	uint64_t directory_count; /* listed; a literal component of the pattern needs no listing */
+	uint64_t failure_count;   /* calls of failure() */
 };
 
 /*
  * Walks with PREFIX_FD, an open directory (us_pattern_prefix), which is borrowed.
  * Links are not followed, other devices not entered. Blocks until every thread
- * is done. Returns 0 with RET_RESULT filled even where failure() was called;
- * US_E_CANCELED after a batch() that returned non-zero; US_E_NOMEM, US_E_IO.
- * CANCEL (may be NULL) is looked at between directories: non-zero stops.
+ * is done; the caller's is thread 0. Returns 0 with RET_RESULT filled even where
+ * failure() was called; US_E_CANCELED after a batch() that returned non-zero or by
+ * CANCEL; US_E_NOMEM; what stopped the listing of the prefix itself (US_E_ACCESS,
+ * US_E_NOTFOUND, US_E_IO). CANCEL (may be NULL) is looked at between directories and
+ * batches: non-zero stops.
  */
 int32_t us_walk(const struct us_pattern *pattern, int prefix_fd, uint32_t thread_count,
 		const struct us_walk_fns *fns, const _Atomic uint32_t *cancel,

@@ -50,8 +50,6 @@ struct us_store_ops {
 	/* Waits up to TIMEOUT_MS (0: not at all) for completed puts and returns them as
 	 * a list linked by `next`, or NULL. */
 	struct us_put *(*put_wait)(struct us_store *store, int32_t timeout_ms);
-	/* Up to how many puts make sense in flight right now (backing off included). */
-	uint32_t (*put_room)(struct us_store *store);
 	/* Whole object: OFFSET 0, LEN UINT64_MAX. The last N bytes: OFFSET -N. 0,
 	 * US_E_NOTFOUND, or the failure. RET_LEN (may be NULL): size of the whole object. */
 	int32_t (*get)(struct us_store *store, const char *key, int64_t offset, uint64_t len,
@@ -100,11 +98,10 @@ int32_t us_store_s3_set_credentials(struct us_store *store,
 
 /*
  * Opens directory DIRECTORY (absolute; created with mode 0700 if missing) as a
- * target; CONCURRENCY (1..1000) bounds the puts that are written at once.
- * Refuses a directory that folds case, and removes temporary files that a killed
- * run left (those older than its start). READ_ONLY: does neither, and creates nothing.
+ * target. Refuses one that folds case, and removes the temporary files of runs
+ * that were killed. READ_ONLY: does none of that; only get and list may be called.
  */
-int32_t us_store_file_open(const char *directory, uint32_t concurrency, int read_only,
-			   struct us_store **ret_store, struct us_error *err);
+int32_t us_store_file_open(const char *directory, int read_only, struct us_store **ret_store,
+			   struct us_error *err);
 
 #endif

@@ -1,0 +1,124 @@
+package multidb
+
+import "time"
+
+// engine is what the replicator needs of the core: *core, or a fake in tests.
+// One goroutine at a time may call cycle; everything else may be called any time.
+type engine interface {
+	cycle() (cycleResult, error)
+	stats() (coreStats, error)
+	failures() ([]failure, error)
+	nextEvents() ([]event, error)
+	setCredentials(c credentials) error
+	finish()
+	cancel()
+	close()
+}
+
+// cycleResult is the outcome of one scan and sync (struct us_cycle_result).
+type cycleResult struct {
+	interrupted               bool
+	databases, changed        uint64
+	uploaded, unchanged       uint64
+	failed, walkFailures      uint64
+	bytesUploaded, gone       uint64
+	scanSeconds, cycleSeconds float64
+}
+
+// apiCalls counts requests by kind.
+type apiCalls struct {
+	put, get, list, delete uint64
+}
+
+func (c apiCalls) add(o apiCalls) apiCalls {
+	return apiCalls{c.put + o.put, c.get + o.get, c.list + o.list, c.delete + o.delete}
+}
+
+func (c apiCalls) sub(o apiCalls) apiCalls {
+	return apiCalls{c.put - o.put, c.get - o.get, c.list - o.list, c.delete - o.delete}
+}
+
+// coreStats is the state after the last completed cycle (struct us_stats).
+type coreStats struct {
+	cycles                                    uint64
+	lastScan                                  time.Time // zero: none yet
+	databases, changedLastCycle               uint64
+	uploadsSuccess, uploadsFailed             uint64
+	bytesUploaded                             uint64
+	uploadsSkippedUnchanged                   uint64
+	unsynced                                  uint64
+	oldestUnsynced                            time.Time // zero: none
+	databasesFailed, databasesEmpty           uint64
+	notDatabases, databasesGone, walkFailures uint64
+	scanSeconds, cycleSeconds                 float64
+	calls                                     apiCalls
+	targetUnreachable                         bool
+}
+
+// failure is one of the databases that fail longest (struct us_failure).
+type failure struct {
+	path, stage, message string
+	cycles               uint64
+	since                time.Time
+}
+
+type eventKind uint32
+
+const (
+	eventFailed      eventKind = 1
+	eventRecovered   eventKind = 2
+	eventNotDatabase eventKind = 3
+	eventStateReset  eventKind = 4
+	eventUnreachable eventKind = 5
+	eventWarning     eventKind = 6
+	eventWalkFailed  eventKind = 7
+)
+
+// event is something that happened to one database, or to the fleet (struct us_event).
+type event struct {
+	kind                 eventKind
+	path, stage, message string
+}
+
+// planResult says what a cycle would see (struct us_plan).
+type planResult struct {
+	databases, databaseBytes uint64
+	directories, withWAL     uint64
+	badNames, walkFailures   uint64
+	prefix, firstFailure     string
+	synced, changed, never   uint64
+	lastBackup               time.Time // zero: none
+	stateFound               bool
+	samples                  []sample
+}
+
+// sample is one path of a plan with its key, or with the reason why it has none.
+type sample struct {
+	path, key, message string
+	databaseSize       uint64
+}
+
+type integrityMode uint32
+
+const (
+	integrityNone  integrityMode = 0
+	integrityQuick integrityMode = 1
+	integrityFull  integrityMode = 2
+)
+
+// restoreOptions names the database to restore (struct us_restore_options).
+type restoreOptions struct {
+	path, outputPath           string
+	timestamp                  time.Time // zero: the newest
+	force, dryRun, ifNotExists bool
+	integrity                  integrityMode
+}
+
+// restoreResult describes the chosen backup (struct us_restore_result).
+type restoreResult struct {
+	skipped                  bool
+	key                      string
+	mode, pageSize           uint32
+	objectSize, databaseSize uint64
+	snapshotTime             time.Time
+}

@@ -1,0 +1,199 @@
+package multidb
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+)
+
+// fakeEngine stands in for the core where a test needs its timing.
+type fakeEngine struct {
+	// run is one cycle; n counts from 1. It should return when canceled is closed,
+	// and early when finished is.
+	run func(n int, finished, canceled <-chan struct{}) (cycleResult, error)
+
+	mu       sync.Mutex
+	starts   []time.Time
+	finished chan struct{} // of the cycle under way; nil: none is
+	canceled chan struct{}
+	closed   bool
+	st       coreStats
+	fails    []failure
+	events   []event
+	creds    []credentials
+}
+
+func newFakeEngine() *fakeEngine {
+	return &fakeEngine{canceled: make(chan struct{})}
+}
+
+// takes returns a cycle that lasts so long, unless it is finished or canceled.
+func takes(durations ...time.Duration) func(int, <-chan struct{}, <-chan struct{}) (cycleResult, error) {
+	return func(n int, finished, canceled <-chan struct{}) (cycleResult, error) {
+		select {
+		case <-time.After(durations[min(n, len(durations))-1]):
+			return cycleResult{databases: 3}, nil
+		case <-finished:
+			return cycleResult{databases: 3, interrupted: true}, nil
+		case <-canceled:
+			return cycleResult{}, &Error{Code: ErrCanceled}
+		}
+	}
+}
+
+// hangs returns a cycle that only a cancellation ends.
+func hangs(_ int, _, canceled <-chan struct{}) (cycleResult, error) {
+	<-canceled
+	return cycleResult{}, &Error{Code: ErrCanceled}
+}
+
+func (f *fakeEngine) cycle() (cycleResult, error) {
+	f.mu.Lock()
+	select {
+	case <-f.canceled:
+		f.mu.Unlock()
+		return cycleResult{}, &Error{Code: ErrCanceled}
+	default:
+	}
+	f.starts = append(f.starts, time.Now())
+	n, start := len(f.starts), time.Now()
+	finished := make(chan struct{})
+	f.finished = finished
+	f.mu.Unlock()
+
+	result, err := f.run(n, finished, f.canceled)
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.finished = nil
+	if err == nil {
+		f.st.cycles++
+		f.st.lastScan = start
+		f.st.databases = result.databases
+		f.st.uploadsSuccess += result.uploaded
+		f.st.calls.put += result.uploaded
+	}
+	return result, err
+}
+
+func (f *fakeEngine) stats() (coreStats, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.st, nil
+}
+
+func (f *fakeEngine) failures() ([]failure, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.fails, nil
+}
+
+func (f *fakeEngine) nextEvents() ([]event, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := min(len(f.events), 2)
+	events := f.events[:n]
+	f.events = f.events[n:]
+	return events, nil
+}
+
+func (f *fakeEngine) setCredentials(c credentials) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.creds = append(f.creds, c)
+	return nil
+}
+
+func (f *fakeEngine) finish() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.finished != nil {
+		select {
+		case <-f.finished:
+		default:
+			close(f.finished)
+		}
+	}
+}
+
+func (f *fakeEngine) cancel() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	select {
+	case <-f.canceled:
+	default:
+		close(f.canceled)
+	}
+}
+
+func (f *fakeEngine) close() {
+	f.cancel()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+}
+
+func (f *fakeEngine) add(events ...event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.events = append(f.events, events...)
+}
+
+func (f *fakeEngine) cycles() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.starts)
+}
+
+func (f *fakeEngine) isClosed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.closed
+}
+
+// logBuffer collects what is logged.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// captureLog sends the default logger's lines to a buffer for the test.
+func captureLog(t *testing.T) *logBuffer {
+	t.Helper()
+	var buf logBuffer
+	old := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&buf, nil)))
+	t.Cleanup(func() { slog.SetDefault(old) })
+	return &buf
+}
+
+func fileConfig() *Config {
+	return &Config{
+		DiscoveryPattern: "/data/*.db",
+		SyncInterval:     30 * time.Second,
+		Format:           "lz4",
+		File:             &FileConfig{Directory: "/backup", Path: "{{tenant}}"},
+	}
+}
+
+func newFakeReplicator(ctx context.Context, f *fakeEngine) *UltraSimpleReplicator {
+	return newReplicator(ctx, fileConfig(), "v1", f)
+}
+
+var errTest = errors.New("marker")

@@ -1,0 +1,381 @@
+package multidb
+
+import (
+	"encoding/json"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// List prices of S3 Standard in us-east-1, US dollars per request. DELETE is free.
+const (
+	usdPerPut  = 0.005 / 1000
+	usdPerList = 0.005 / 1000
+	usdPerGet  = 0.0004 / 1000
+)
+
+// usd is what the calls cost at list prices.
+func (c apiCalls) usd() float64 {
+	return float64(c.put)*usdPerPut + float64(c.list)*usdPerList + float64(c.get)*usdPerGet
+}
+
+// costHours is the length of the window that the cost per day is taken from.
+const costHours = 24
+
+// costWindow remembers the calls of the last 24 hours, by hours since the start.
+// Nothing is extrapolated: before 24 hours are over it holds what was called so far.
+type costWindow struct {
+	start time.Time
+	total apiCalls // as of the last add
+	hours [costHours]struct {
+		hour  int64
+		calls apiCalls
+	}
+}
+
+// add books what was called since the last add, of which TOTAL is the new sum.
+func (w *costWindow) add(now time.Time, total apiCalls) {
+	hour := w.hour(now)
+	slot := &w.hours[hour%costHours]
+	if slot.hour != hour {
+		slot.hour, slot.calls = hour, apiCalls{}
+	}
+	slot.calls = slot.calls.add(total.sub(w.total))
+	w.total = total
+}
+
+// lastDay sums the current hour and the 23 before it.
+func (w *costWindow) lastDay(now time.Time) apiCalls {
+	var sum apiCalls
+	hour := w.hour(now)
+	for i := range w.hours {
+		if slot := &w.hours[i]; slot.hour > hour-costHours {
+			sum = sum.add(slot.calls)
+		}
+	}
+	return sum
+}
+
+func (w *costWindow) hour(now time.Time) int64 {
+	return int64(max(now.Sub(w.start), 0) / time.Hour)
+}
+
+// snapshot is the state after a completed cycle. It is never changed once it is
+// published, so answering from it needs no lock and does not wait for the core.
+type snapshot struct {
+	coreStats
+	failures      []failure
+	cycleOverruns uint64
+	cyclesFailed  uint64 // cycles that ended without a result; the rest is older then
+	cycleError    string // why the last one did, "" if it did not
+	costUSDPerDay float64
+	target        string
+	version       string
+	started       time.Time
+}
+
+// oldestUnsyncedSeconds is nil before the first cycle. It grows while a cycle runs:
+// a target that hangs must not look like one that is up to date.
+func (s *snapshot) oldestUnsyncedSeconds(now time.Time) *float64 {
+	if s.cycles == 0 {
+		return nil
+	}
+	var age float64
+	if !s.oldestUnsynced.IsZero() {
+		age = max(now.Sub(s.oldestUnsynced).Seconds(), 0)
+	}
+	return &age
+}
+
+func (s *snapshot) uptimeSeconds(now time.Time) float64 {
+	return now.Sub(s.started).Seconds()
+}
+
+// statsResponse is the answer of GET /stats.
+type statsResponse struct {
+	Databases               uint64            `json:"databases"`
+	ChangedLastCycle        uint64            `json:"changed_last_cycle"`
+	UploadsSuccess          uint64            `json:"uploads_success"`
+	UploadsFailed           uint64            `json:"uploads_failed"`
+	BytesUploaded           uint64            `json:"bytes_uploaded"`
+	LastScan                *string           `json:"last_scan"`
+	Cycles                  uint64            `json:"cycles"`
+	Unsynced                uint64            `json:"unsynced"`
+	OldestUnsyncedSeconds   *float64          `json:"oldest_unsynced_seconds"`
+	UploadsSkippedUnchanged uint64            `json:"uploads_skipped_unchanged"`
+	DatabasesFailed         uint64            `json:"databases_failed"`
+	DatabasesEmpty          uint64            `json:"databases_empty"`
+	NotDatabases            uint64            `json:"not_databases"`
+	DatabasesGone           uint64            `json:"databases_gone"`
+	WalkFailures            uint64            `json:"walk_failures"`
+	TargetUnreachable       bool              `json:"target_unreachable"`
+	ScanSeconds             float64           `json:"scan_seconds"`
+	CycleSeconds            float64           `json:"cycle_seconds"`
+	CycleOverruns           uint64            `json:"cycle_overruns"`
+	CyclesFailed            uint64            `json:"cycles_failed"`
+	CycleError              string            `json:"cycle_error"`
+	APICalls                apiCallsResponse  `json:"api_calls"`
+	CostUSDPerDay           float64           `json:"cost_usd_per_day"`
+	Failures                []failureResponse `json:"failures"`
+	Target                  string            `json:"target"`
+	Version                 string            `json:"version"`
+	UptimeSeconds           float64           `json:"uptime_seconds"`
+}
+
+type apiCallsResponse struct {
+	Put    uint64 `json:"put"`
+	Get    uint64 `json:"get"`
+	List   uint64 `json:"list"`
+	Delete uint64 `json:"delete"`
+}
+
+type failureResponse struct {
+	Path    string  `json:"path"`
+	Stage   string  `json:"stage"`
+	Message string  `json:"message"`
+	Cycles  uint64  `json:"cycles"`
+	Since   *string `json:"since"`
+}
+
+func (s *snapshot) response(now time.Time) statsResponse {
+	failures := make([]failureResponse, 0, len(s.failures))
+	for _, f := range s.failures {
+		failures = append(failures, failureResponse{
+			Path:    f.path,
+			Stage:   f.stage,
+			Message: f.message,
+			Cycles:  f.cycles,
+			Since:   formatTime(f.since),
+		})
+	}
+	return statsResponse{
+		Databases:               s.databases,
+		ChangedLastCycle:        s.changedLastCycle,
+		UploadsSuccess:          s.uploadsSuccess,
+		UploadsFailed:           s.uploadsFailed,
+		BytesUploaded:           s.bytesUploaded,
+		LastScan:                formatTime(s.lastScan),
+		Cycles:                  s.cycles,
+		Unsynced:                s.unsynced,
+		OldestUnsyncedSeconds:   s.oldestUnsyncedSeconds(now),
+		UploadsSkippedUnchanged: s.uploadsSkippedUnchanged,
+		DatabasesFailed:         s.databasesFailed,
+		DatabasesEmpty:          s.databasesEmpty,
+		NotDatabases:            s.notDatabases,
+		DatabasesGone:           s.databasesGone,
+		WalkFailures:            s.walkFailures,
+		TargetUnreachable:       s.targetUnreachable,
+		ScanSeconds:             s.scanSeconds,
+		CycleSeconds:            s.cycleSeconds,
+		CycleOverruns:           s.cycleOverruns,
+		CyclesFailed:            s.cyclesFailed,
+		CycleError:              s.cycleError,
+		APICalls:                apiCallsResponse{s.calls.put, s.calls.get, s.calls.list, s.calls.delete},
+		CostUSDPerDay:           s.costUSDPerDay,
+		Failures:                failures,
+		Target:                  s.target,
+		Version:                 s.version,
+		UptimeSeconds:           s.uptimeSeconds(now),
+	}
+}
+
+// formatTime is nil for the zero time, RFC 3339 in UTC with milliseconds otherwise.
+func formatTime(t time.Time) *string {
+	if t.IsZero() {
+		return nil
+	}
+	s := t.UTC().Format("2006-01-02T15:04:05.000Z07:00")
+	return &s
+}
+
+// current is the replicator that the process-wide HTTP handler and the metrics
+// speak for: registering either a second time panics.
+var (
+	current      atomic.Pointer[UltraSimpleReplicator]
+	registerOnce sync.Once
+)
+
+// RegisterHTTP serves /stats on the default mux, which Litestream serves on addr,
+// and adds our series to its /metrics. The last replicator to call it is shown.
+func (r *UltraSimpleReplicator) RegisterHTTP() {
+	current.Store(r)
+	registerOnce.Do(func() {
+		http.HandleFunc("/stats", serveStats)
+		prometheus.MustRegister(collector{})
+	})
+}
+
+func currentSnapshot() *snapshot {
+	if r := current.Load(); r != nil {
+		return r.snapshot.Load()
+	}
+	return nil
+}
+
+func serveStats(w http.ResponseWriter, req *http.Request) {
+	if req.Method != http.MethodGet && req.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	s := currentSnapshot()
+	if s == nil {
+		http.Error(w, "multi_db is not running", http.StatusServiceUnavailable)
+		return
+	}
+	body, err := json.MarshalIndent(s.response(time.Now()), "", "  ")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(append(body, '\n')) // the client has gone away
+}
+
+// metric is one aggregated series. Its name is that of the field in /stats.
+type metric struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	label string // value of "operation", "" where the series has no label
+	value func(s *snapshot, now time.Time) (value float64, ok bool)
+}
+
+func newDesc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("litestream_multi_db_"+name, help, labels, nil)
+}
+
+func newMetric(kind prometheus.ValueType, name, help string, value func(*snapshot) float64) metric {
+	return metric{
+		desc:  newDesc(name, help),
+		kind:  kind,
+		value: func(s *snapshot, _ time.Time) (float64, bool) { return value(s), true },
+	}
+}
+
+func gauge(name, help string, value func(*snapshot) float64) metric {
+	return newMetric(prometheus.GaugeValue, name, help, value)
+}
+
+func counter(name, help string, value func(*snapshot) uint64) metric {
+	return newMetric(prometheus.CounterValue, name, help,
+		func(s *snapshot) float64 { return float64(value(s)) })
+}
+
+var apiCallsDesc = newDesc("api_calls", "Number of requests sent to the target", "operation")
+
+func apiCallsMetric(operation string, value func(apiCalls) uint64) metric {
+	return metric{
+		desc:  apiCallsDesc,
+		kind:  prometheus.CounterValue,
+		label: operation,
+		value: func(s *snapshot, _ time.Time) (float64, bool) { return float64(value(s.calls)), true },
+	}
+}
+
+var metrics = []metric{
+	gauge("databases", "Number of files that match the discovery pattern",
+		func(s *snapshot) float64 { return float64(s.databases) }),
+	gauge("changed_last_cycle", "Number of databases that had changed in the last cycle",
+		func(s *snapshot) float64 { return float64(s.changedLastCycle) }),
+	counter("uploads_success", "Number of objects uploaded",
+		func(s *snapshot) uint64 { return s.uploadsSuccess }),
+	counter("uploads_failed", "Number of uploads that failed",
+		func(s *snapshot) uint64 { return s.uploadsFailed }),
+	counter("bytes_uploaded", "Number of bytes uploaded",
+		func(s *snapshot) uint64 { return s.bytesUploaded }),
+	counter("cycles", "Number of completed cycles",
+		func(s *snapshot) uint64 { return s.cycles }),
+	counter("cycles_failed", "Number of cycles that ended without a result",
+		func(s *snapshot) uint64 { return s.cyclesFailed }),
+	counter("cycle_overruns", "Number of cycles that outlasted the sync interval",
+		func(s *snapshot) uint64 { return s.cycleOverruns }),
+	gauge("unsynced", "Number of databases whose present state is not in the target",
+		func(s *snapshot) float64 { return float64(s.unsynced) }),
+	counter("uploads_skipped_unchanged", "Number of uploads not needed as the content was the same",
+		func(s *snapshot) uint64 { return s.uploadsSkippedUnchanged }),
+	gauge("databases_failed", "Number of databases that failed in the last cycle",
+		func(s *snapshot) float64 { return float64(s.databasesFailed) }),
+	gauge("databases_empty", "Number of matching files of zero length",
+		func(s *snapshot) float64 { return float64(s.databasesEmpty) }),
+	gauge("not_databases", "Number of matching files that are no SQLite database",
+		func(s *snapshot) float64 { return float64(s.notDatabases) }),
+	counter("databases_gone", "Number of databases that have disappeared",
+		func(s *snapshot) uint64 { return s.databasesGone }),
+	gauge("walk_failures", "Number of directories and files that could not be looked at in the last cycle",
+		func(s *snapshot) float64 { return float64(s.walkFailures) }),
+	gauge("target_unreachable", "Whether the last cycle gave up on the target",
+		func(s *snapshot) float64 {
+			if s.targetUnreachable {
+				return 1
+			}
+			return 0
+		}),
+	gauge("scan_seconds", "Duration of the last scan, in seconds",
+		func(s *snapshot) float64 { return s.scanSeconds }),
+	gauge("cycle_seconds", "Duration of the last cycle, in seconds",
+		func(s *snapshot) float64 { return s.cycleSeconds }),
+	gauge("cost_usd_per_day", "Cost of the requests of the last 24 hours at the list prices of S3, in US dollars",
+		func(s *snapshot) float64 { return s.costUSDPerDay }),
+	apiCallsMetric("PUT", func(c apiCalls) uint64 { return c.put }),
+	apiCallsMetric("GET", func(c apiCalls) uint64 { return c.get }),
+	apiCallsMetric("LIST", func(c apiCalls) uint64 { return c.list }),
+	apiCallsMetric("DELETE", func(c apiCalls) uint64 { return c.delete }),
+	{
+		desc: newDesc("last_scan_timestamp_seconds", "Unix time of the start of the last scan"),
+		kind: prometheus.GaugeValue,
+		value: func(s *snapshot, _ time.Time) (float64, bool) {
+			return float64(s.lastScan.UnixMilli()) / 1000, !s.lastScan.IsZero()
+		},
+	},
+	{
+		desc: newDesc("oldest_unsynced_seconds", "How long the worst database has been known as changed, in seconds"),
+		kind: prometheus.GaugeValue,
+		value: func(s *snapshot, now time.Time) (float64, bool) {
+			age := s.oldestUnsyncedSeconds(now)
+			if age == nil {
+				return 0, false
+			}
+			return *age, true
+		},
+	},
+	{
+		desc:  newDesc("uptime_seconds", "Time since the start, in seconds"),
+		kind:  prometheus.GaugeValue,
+		value: func(s *snapshot, now time.Time) (float64, bool) { return s.uptimeSeconds(now), true },
+	},
+}
+
+// collector exports the current snapshot. There is never a label per database.
+type collector struct{}
+
+func (collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, m := range metrics {
+		if m.label == "" {
+			ch <- m.desc
+		}
+	}
+	ch <- apiCallsDesc
+}
+
+func (collector) Collect(ch chan<- prometheus.Metric) {
+	s := currentSnapshot()
+	if s == nil {
+		return
+	}
+	now := time.Now()
+	for _, m := range metrics {
+		value, ok := m.value(s, now)
+		if !ok {
+			continue
+		}
+		if m.label != "" {
+			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, value, m.label)
+		} else {
+			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, value)
+		}
+	}
+}

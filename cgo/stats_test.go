@@ -1,0 +1,284 @@
+package multidb
+
+import (
+	"encoding/json"
+	"maps"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+func getStats(t *testing.T, method string) *httptest.ResponseRecorder {
+	t.Helper()
+	w := httptest.NewRecorder()
+	http.DefaultServeMux.ServeHTTP(w, httptest.NewRequest(method, "/stats", nil))
+	return w
+}
+
+func decodeStats(t *testing.T) map[string]any {
+	t.Helper()
+	w := getStats(t, http.MethodGet)
+	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "application/json" {
+		t.Fatalf("GET /stats: %d %s", w.Code, w.Body)
+	}
+	var stats map[string]any
+	if err := json.Unmarshal(w.Body.Bytes(), &stats); err != nil {
+		t.Fatal(err)
+	}
+	return stats
+}
+
+var statsFields = []string{
+	"databases", "changed_last_cycle", "uploads_success", "uploads_failed", "bytes_uploaded", "last_scan",
+	"cycles", "unsynced", "oldest_unsynced_seconds", "uploads_skipped_unchanged", "databases_failed",
+	"databases_empty", "not_databases", "databases_gone", "scan_seconds", "cycle_seconds", "cycle_overruns",
+	"api_calls", "cost_usd_per_day", "failures", "target", "version", "uptime_seconds", "walk_failures",
+	"target_unreachable", "cycles_failed", "cycle_error",
+}
+
+func TestStats(t *testing.T) {
+	f := newFakeEngine()
+	f.run = func(int, <-chan struct{}, <-chan struct{}) (cycleResult, error) {
+		return cycleResult{databases: 3, uploaded: 2}, nil
+	}
+	r := newFakeReplicator(t.Context(), f)
+	r.RegisterHTTP()
+	r.RegisterHTTP() // a second Handle would panic
+
+	stats := decodeStats(t)
+	fields := slices.Sorted(maps.Keys(stats))
+	want := slices.Sorted(slices.Values(statsFields))
+	if !slices.Equal(fields, want) {
+		t.Fatalf("fields %v, want %v", fields, want)
+	}
+	if stats["last_scan"] != nil || stats["oldest_unsynced_seconds"] != nil {
+		t.Fatalf("before the first cycle: %v", stats)
+	}
+	if failures, ok := stats["failures"].([]any); !ok || len(failures) != 0 {
+		t.Fatalf("failures=%v, want []", stats["failures"])
+	}
+	if stats["target"] != "file:///backup/{{tenant}}" || stats["version"] != "v1" {
+		t.Fatalf("stats=%v", stats)
+	}
+
+	if err := r.Once(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stats = decodeStats(t)
+	if stats["oldest_unsynced_seconds"] != 0.0 || stats["databases"] != 3.0 || stats["cycles"] != 1.0 {
+		t.Fatalf("after the first cycle: %v", stats)
+	}
+	last, err := time.Parse(time.RFC3339, stats["last_scan"].(string))
+	if err != nil || time.Since(last) > time.Minute || !strings.HasSuffix(stats["last_scan"].(string), "Z") {
+		t.Fatalf("last_scan=%v, %v", stats["last_scan"], err)
+	}
+	calls := stats["api_calls"].(map[string]any)
+	if len(calls) != 4 || calls["put"] != 2.0 || calls["get"] != 0.0 || calls["list"] != 0.0 || calls["delete"] != 0.0 {
+		t.Fatalf("api_calls=%v", calls)
+	}
+
+	// The two ages are those of the request, so that a hanging cycle shows.
+	f.mu.Lock()
+	f.st.oldestUnsynced = time.Now().Add(-time.Minute)
+	f.fails = []failure{{"/data/a.db", "upload", "503", 7, time.Now()}}
+	f.mu.Unlock()
+	if err := r.Once(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first := decodeStats(t)
+	time.Sleep(20 * time.Millisecond)
+	second := decodeStats(t)
+	for _, field := range []string{"oldest_unsynced_seconds", "uptime_seconds"} {
+		if a, b := first[field].(float64), second[field].(float64); b < a+0.02 {
+			t.Errorf("%s went from %v to %v", field, a, b)
+		}
+	}
+	if a := first["oldest_unsynced_seconds"].(float64); a < 60 {
+		t.Errorf("oldest_unsynced_seconds=%v", a)
+	}
+	failure := first["failures"].([]any)[0].(map[string]any)
+	if failure["path"] != "/data/a.db" || failure["stage"] != "upload" || failure["message"] != "503" ||
+		failure["cycles"] != 7.0 || failure["since"] == nil || len(failure) != 5 {
+		t.Errorf("failure=%v", failure)
+	}
+
+	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodDelete} {
+		if w := getStats(t, method); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") == "" {
+			t.Errorf("%s /stats: %d", method, w.Code)
+		}
+	}
+
+	if err := r.Close(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if w := getStats(t, http.MethodGet); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("after Close: %d", w.Code)
+	}
+}
+
+// The last replicator to register is shown, and closing an older one changes nothing.
+func TestStats_Replaced(t *testing.T) {
+	older, newer := newFakeReplicator(t.Context(), newFakeEngine()), newFakeReplicator(t.Context(), newFakeEngine())
+	newer.version = "v2"
+	newer.publish(nil)
+	older.RegisterHTTP()
+	newer.RegisterHTTP()
+	if err := older.Close(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := decodeStats(t)["version"]; got != "v2" {
+		t.Fatalf("version=%v", got)
+	}
+	if err := newer.Close(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// /stats answers while a cycle hangs, with the state before it.
+func TestStats_DuringCycle(t *testing.T) {
+	f := newFakeEngine()
+	started := make(chan struct{})
+	f.run = func(n int, finished, canceled <-chan struct{}) (cycleResult, error) {
+		close(started)
+		return hangs(n, finished, canceled)
+	}
+	r := newFakeReplicator(t.Context(), f)
+	r.RegisterHTTP()
+	r.Start()
+	<-started
+	if got := decodeStats(t)["cycles"]; got != 0.0 {
+		t.Fatalf("cycles=%v", got)
+	}
+	f.cancel()
+	if err := r.Close(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func gatherMetrics(t *testing.T) map[string]float64 {
+	t.Helper()
+	families, err := prometheus.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := make(map[string]float64)
+	for _, family := range families {
+		name, ok := strings.CutPrefix(family.GetName(), "litestream_multi_db_")
+		if !ok {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			key := name
+			for _, label := range m.GetLabel() {
+				key += "," + label.GetName() + "=" + label.GetValue()
+			}
+			values[key] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	return values
+}
+
+func TestMetrics(t *testing.T) {
+	f := newFakeEngine()
+	f.run = takes(0)
+	r := newFakeReplicator(t.Context(), f)
+	r.RegisterHTTP()
+	before := gatherMetrics(t)
+	if _, ok := before["oldest_unsynced_seconds"]; ok || len(before) == 0 {
+		t.Fatalf("before the first cycle: %v", before)
+	}
+
+	f.st = coreStats{
+		changedLastCycle: 2, uploadsSuccess: 3, uploadsFailed: 4, bytesUploaded: 5,
+		uploadsSkippedUnchanged: 6, unsynced: 7, oldestUnsynced: time.Now().Add(-8 * time.Second),
+		databasesFailed: 9, databasesEmpty: 10, notDatabases: 11, databasesGone: 12, walkFailures: 13,
+		scanSeconds: 14, cycleSeconds: 15, calls: apiCalls{16, 17, 18, 19}, targetUnreachable: true,
+	}
+	if err := r.Once(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after := gatherMetrics(t)
+	for key, want := range map[string]float64{
+		"databases": 3, "changed_last_cycle": 2, "uploads_success": 3, "uploads_failed": 4, "bytes_uploaded": 5,
+		"uploads_skipped_unchanged": 6, "unsynced": 7, "databases_failed": 9, "databases_empty": 10,
+		"not_databases": 11, "databases_gone": 12, "walk_failures": 13, "scan_seconds": 14, "cycle_seconds": 15,
+		"api_calls,operation=PUT": 16, "api_calls,operation=GET": 17, "api_calls,operation=LIST": 18,
+		"api_calls,operation=DELETE": 19, "target_unreachable": 1, "cycles": 1, "cycles_failed": 0,
+		"cycle_overruns": 0, "cost_usd_per_day": 0,
+	} {
+		if got, ok := after[key]; !ok || got != want {
+			t.Errorf("%s=%v (%v), want %v", key, got, ok, want)
+		}
+	}
+	if got := after["oldest_unsynced_seconds"]; got < 8 || got > 60 {
+		t.Errorf("oldest_unsynced_seconds=%v", got)
+	}
+	if got := after["last_scan_timestamp_seconds"]; math.Abs(got-float64(time.Now().Unix())) > 60 {
+		t.Errorf("last_scan_timestamp_seconds=%v", got)
+	}
+	// Every number of /stats has its series.
+	for _, field := range statsFields {
+		switch field {
+		case "last_scan", "api_calls", "failures", "target", "version", "cycle_error":
+			continue
+		}
+		if _, ok := after[field]; !ok {
+			t.Errorf("no series for %s", field)
+		}
+	}
+
+	if err := r.Close(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if values := gatherMetrics(t); len(values) != 0 {
+		t.Errorf("after Close: %v", values)
+	}
+}
+
+func TestCostWindow(t *testing.T) {
+	start := time.Now()
+	w := costWindow{start: start}
+	usd := func(hours float64, total apiCalls) float64 {
+		now := start.Add(time.Duration(hours * float64(time.Hour)))
+		w.add(now, total)
+		return w.lastDay(now).usd()
+	}
+	check := func(got, want float64) {
+		t.Helper()
+		if math.Abs(got-want) > 1e-9 {
+			t.Fatalf("got $%v, want $%v", got, want)
+		}
+	}
+	check(usd(0, apiCalls{}), 0)
+	check(usd(0.1, apiCalls{put: 1000}), 0.005) // not extrapolated
+	check(usd(0.2, apiCalls{put: 1000, get: 10000, list: 2000, delete: 5000}), 0.005+0.004+0.01)
+	check(usd(1, apiCalls{put: 3000, get: 10000, list: 2000, delete: 5000}), 0.019+0.01)
+	check(usd(23.9, apiCalls{put: 3000, get: 10000, list: 2000, delete: 5000}), 0.029)
+	check(usd(24.1, apiCalls{put: 3000, get: 10000, list: 2000, delete: 5000}), 0.01) // hour 0 is over
+	check(usd(25.1, apiCalls{put: 4000, get: 10000, list: 2000, delete: 5000}), 0.005)
+	check(usd(100, apiCalls{put: 4000, get: 10000, list: 2000, delete: 5000}), 0)
+}
+
+func TestStats_CostOfS3(t *testing.T) {
+	cfg := &Config{SyncInterval: time.Second, S3: &S3Config{Bucket: "b", AccessKeyID: "a", SecretAccessKey: "s"}}
+	f := newFakeEngine()
+	f.run = func(int, <-chan struct{}, <-chan struct{}) (cycleResult, error) {
+		return cycleResult{databases: 1000, uploaded: 1000}, nil
+	}
+	r := newReplicator(t.Context(), cfg, "v1", f)
+	if err := r.Once(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.snapshot.Load().costUSDPerDay; math.Abs(got-0.005) > 1e-9 {
+		t.Fatalf("cost=%v", got)
+	}
+	if err := r.Close(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+}

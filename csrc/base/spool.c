@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "spool.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "bytes.h"
+
+/* struct linux_dirent64, getdents64(2): d_ino 8, d_off 8, d_reclen 2, d_type 1, name. */
+#define DIRENT_RECLEN_OFF 16
+#define DIRENT_NAME_OFF 19
+
+static void remove_leftovers(int spool_fd)
+{
+	char buf[4096];
+	long len;
+	while ((len = syscall(SYS_getdents64, spool_fd, buf, sizeof(buf))) > 0) {
+		for (long at = 0; at < len;) {
+			uint16_t reclen;
+			memcpy(&reclen, buf + at + DIRENT_RECLEN_OFF, sizeof(reclen));
+			const char *name = buf + at + DIRENT_NAME_OFF;
+			if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0) {
+				(void)unlinkat(spool_fd, name, 0); /* only takes room if it stays */
+			}
+			at += reclen;
+		}
+	}
+}
+
+int32_t us_spool_open(const char *state_dir, struct us_error *err)
+{
+	char path[4200];
+	if (snprintf(path, sizeof(path), "%s/spool", state_dir) >= (int)sizeof(path)) {
+		return us_fail(err, US_E_CONFIG, "state_dir: path of %zu bytes is too long",
+			       strlen(state_dir));
+	}
+	if (mkdir(path, 0700) && errno != EEXIST) {
+		return us_fail_errno(err, errno, "state_dir: cannot create \"%s\"", path);
+	}
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0) {
+		return us_fail_errno(err, errno, "state_dir: cannot open \"%s\"", path);
+	}
+	remove_leftovers(fd);
+	return fd;
+}
+
+/* For file systems without O_TMPFILE: named for a moment. */
+static int create_and_unlink(int spool_fd)
+{
+	uint64_t random = 0;
+	char name[32];
+	if (getrandom(&random, sizeof(random), 0) != sizeof(random)) {
+		return -1;
+	}
+	(void)snprintf(name, sizeof(name), ".us-%016llx", (unsigned long long)random);
+	int fd = openat(spool_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd >= 0) {
+		(void)unlinkat(spool_fd, name, 0); /* removed at the next start if it stays */
+	}
+	return fd;
+}
+
+int32_t us_spool_file(int spool_fd, struct us_error *err)
+{
+	struct statvfs fs;
+	if (fstatvfs(spool_fd, &fs)) {
+		return us_fail_errno(err, errno, "cannot ask for the free space of state_dir");
+	}
+	if (fs.f_bavail < fs.f_blocks / 10) {
+		return us_fail(err, US_E_NOSPACE,
+			       "the disk of state_dir is less than 10 %% free; databases too large for "
+			       "memory_limit are not backed up until there is room");
+	}
+	int fd = openat(spool_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
+		fd = create_and_unlink(spool_fd);
+	}
+	return fd >= 0 ? fd : us_fail_errno(err, errno, "cannot create a file in the spool of state_dir");
+}
+
+int32_t us_spool_write(int fd, const void *data, size_t data_len, struct us_error *err)
+{
+	const uint8_t *p = data;
+	while (data_len > 0) {
+		ssize_t n = write(fd, p, data_len);
+		if (n < 0 && errno != EINTR) {
+			return us_fail_errno(err, errno, "cannot write to the spool of state_dir");
+		}
+		if (n > 0) {
+			p += n;
+			data_len -= (size_t)n;
+		}
+	}
+	return 0;
+}

@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One cycle. The walk runs on threads of its own and looks every database up in
+ * the table: one hash of the name, one of the stats, no system call beyond the
+ * walk's own. What differs becomes a job (pipeline.c). The caller's thread takes
+ * back what the store has finished and commits the records on the way. When the
+ * walk is over and no job is left, the table is swept: sums for /stats, and what
+ * has been gone for three clean walks is forgotten.
+ *
+ * A fresh state knows nothing of what an older one has put in the target. Before
+ * its first upload the target is listed once, and the epoch moves past the newest
+ * name found there, so that nothing older is overwritten or sorts after what comes,
+ * whatever the clock says.
+ */
+#include "fleet.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../base/alloc.h"
+#include "../base/escape.h"
+#include "../base/thread.h"
+#include "../base/tree.h"
+
+#define COMMIT_INTERVAL_NS (5 * US_NS_PER_S)
+#define STORE_WAIT_MS 100
+
+struct walk {
+	struct us *us;
+	pthread_t thread;
+	uint32_t now_s;
+	struct us_walk_result result;
+	_Atomic uint64_t changed;
+	_Atomic uint32_t out_of_memory;
+	int32_t rc;
+	struct us_error err;
+	int64_t start_ns;
+};
+
+int32_t us_prefix_open(struct us *us, struct us_error *err)
+{
+	const char *prefix = us_pattern_prefix(us->pattern);
+	int fd = open(prefix, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0) {
+		return us_fail_errno(err, errno, "discovery_pattern: cannot open the directory \"%s\"",
+				     prefix);
+	}
+	if (!(us->flags & US_OPEN_ANY_FILESYSTEM)) {
+		int32_t rc = us_tree_check_filesystem(fd, prefix, err);
+		if (rc) {
+			(void)close(fd); /* only looked at */
+			return rc;
+		}
+	}
+	return fd;
+}
+
+/* ------------------------------------------------------------------ walking */
+
+static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
+			 const struct us_walk_entry *entry, uint64_t path_hash, uint64_t fingerprint,
+			 uint8_t racy_flags)
+{
+	struct us_job *job = us_job_take(walk->us);
+	if (!job) {
+		if (!us_stopping(walk->us)) {
+			walk->out_of_memory = 1;
+		}
+		return US_E_CANCELED;
+	}
+	job->path_hash = path_hash;
+	job->fingerprint = fingerprint;
+	job->racy_flags = racy_flags;
+	job->inode = entry->db.inode;
+	(void)snprintf(job->rel, sizeof(job->rel), "%s%s%s", batch->dir, batch->dir_len ? "/" : "",
+		       entry->name);
+	us_job_queue(walk->us, job);
+	return 0;
+}
+
+/* What the record says of ENTRY. A US_SEEN_* or US_E_NOMEM. */
+static int see(struct walk *walk, const struct us_walk_entry *entry, uint64_t path_hash,
+	       uint64_t fingerprint, uint8_t *ret_racy_flags)
+{
+	struct us *us = walk->us;
+	struct us_record *record = us_table_acquire(us->table, path_hash, 1);
+	if (!record) {
+		walk->out_of_memory = 1;
+		return US_E_NOMEM;
+	}
+	record->generation = us->generation;
+	int seen = us_record_see(record, fingerprint, walk->now_s);
+	if (seen != US_SEEN_UNCHANGED) {
+		uint8_t before = seen == US_SEEN_RACY ? record->flags : 0;
+		*ret_racy_flags = us_racy_flags(&entry->db, &entry->wal, entry->clock_ns, before);
+	}
+	us_table_release(us->table, path_hash);
+	return seen;
+}
+
+static int32_t on_batch(void *arg, uint32_t thread, const struct us_walk_batch *batch)
+{
+	struct walk *walk = arg;
+	struct us *us = walk->us;
+	const struct us_siphash_key *key = &us_state_info(us->state)->key;
+	const struct us_siphash_key dir_key = us_path_hash_key(key, batch->dir, batch->dir_len);
+	uint64_t changed = 0;
+	(void)thread;
+	for (size_t i = 0; i < batch->entry_count; i++) {
+		const struct us_walk_entry *entry = &batch->entries[i];
+		uint64_t path_hash = us_path_hash_name(&dir_key, entry->name, entry->name_len);
+		uint64_t fingerprint = us_fingerprint(key, &entry->db, &entry->wal);
+		uint8_t racy_flags = 0;
+		int seen = see(walk, entry, path_hash, fingerprint, &racy_flags);
+		if (seen == US_SEEN_UNCHANGED) {
+			continue;
+		}
+		changed += seen == US_SEEN_CHANGED;
+		if (seen < 0 || start_job(walk, batch, entry, path_hash, fingerprint, racy_flags)) {
+			return US_E_CANCELED;
+		}
+	}
+	walk->changed += changed;
+	return us_stopping(us) ? US_E_CANCELED : 0;
+}
+
+static void on_failure(void *arg, uint32_t thread, const char *path, const struct us_error *err)
+{
+	struct walk *walk = arg;
+	struct us *us = walk->us;
+	char escaped[US_PATH_TEXT_LEN];
+	(void)thread;
+	size_t len = us_escape(path, strlen(path), escaped, sizeof(escaped) - 1);
+	escaped[len < sizeof(escaped) ? len : sizeof(escaped) - 1] = '\0';
+	uint64_t hash = us_path_hash(&us_state_info(us->state)->key, "", 0, path, strlen(path));
+	us_report_walk_failure(us->report, escaped, err->message, hash, us_clock_wall_ns());
+}
+
+static void *walk_main(void *arg)
+{
+	struct walk *walk = arg;
+	struct us *us = walk->us;
+	const struct us_walk_fns fns = { .batch = on_batch, .failure = on_failure, .arg = walk };
+	walk->rc = us_walk(us->pattern, us->prefix_fd, us_cpu_count(), &fns, &us->canceled,
+			   &walk->result, &walk->err);
+	(void)pthread_mutex_lock(&us->mutex);
+	us->walk_done = 1;
+	us->now.scan_seconds = (double)(us_clock_mono_ns() - walk->start_ns) / (double)US_NS_PER_S;
+	(void)pthread_cond_broadcast(&us->work);
+	(void)pthread_cond_signal(&us->done);
+	(void)pthread_mutex_unlock(&us->mutex);
+	return NULL;
+}
+
+/* ----------------------------------------------------------------- the store */
+
+struct newest {
+	struct us *us;
+	uint32_t time_s;
+	char path[US_PATH_LEN_MAX + 1];
+};
+
+/* An object's key is ours if its prefix turns into a path and back. */
+static int32_t on_listed(void *arg, const char *key, size_t key_len, uint64_t object_len)
+{
+	struct newest *newest = arg;
+	uint32_t time_s;
+	(void)object_len;
+	if (newest->us->canceled) {
+		return US_E_CANCELED;
+	}
+	if (key_len <= US_OBJECT_NAME_LEN + 1) {
+		return 0;
+	}
+	size_t prefix_len = key_len - US_OBJECT_NAME_LEN - 1;
+	const char *name = key + prefix_len + 1;
+	if (key[prefix_len] != '/' || us_time_name_parse(name, US_TIME_NAME_LEN, &time_s) ||
+	    strcmp(name + US_TIME_NAME_LEN, ".db.lz4") != 0 || time_s <= newest->time_s) {
+		return 0;
+	}
+	if (us_template_path(newest->us->tmpl, key, prefix_len, newest->path, NULL) >= 0) {
+		newest->time_s = time_s;
+	}
+	return 0;
+}
+
+/*
+ * Looks at the names in the target, once per state. Where listing is forbidden
+ * (credentials that may only put), the clock has to do. Another failure is the
+ * target's: RET_ERR tells, and this cycle uploads nothing.
+ */
+static int32_t learn_target(struct us *us, struct us_error *err)
+{
+	struct newest *newest = us_alloc_zero(sizeof(*newest));
+	if (!newest) {
+		return us_fail_nomem(err);
+	}
+	newest->us = us;
+	int32_t rc = us->store->ops->list(us->store, us_template_list_prefix(us->tmpl), on_listed, newest,
+					  err);
+	uint32_t time_s = newest->time_s;
+	us_free(newest);
+	if (rc == US_E_ACCESS) {
+		if (!us->list_refused) {
+			us->list_refused = 1;
+			(void)us_report_event(us->report, US_EVENT_WARNING, "", "list", err->message);
+		}
+		us_error_clear(err);
+		return 0;
+	}
+	return rc ? rc : us_state_set_target_known(us->state, time_s, err);
+}
+
+static int32_t check_credentials(struct us *us, struct us_error *err)
+{
+	if (us->credentials_expire_ns && us_clock_wall_ns() >= us->credentials_expire_ns) {
+		return us_fail(err, US_E_ACCESS, "the credentials of the target have expired; new ones were "
+						 "not provided");
+	}
+	return 0;
+}
+
+/* Takes back the puts that are finished; waits a little if there are none. */
+static void reap(struct us *us)
+{
+	struct us_put *put = us->store->ops->put_wait(us->store, STORE_WAIT_MS);
+	while (put) {
+		struct us_put *next = put->next;
+		us_job_put_done(us, put->owner);
+		put = next;
+	}
+}
+
+static int32_t commit(struct us *us, struct us_error *err)
+{
+	(void)pthread_mutex_lock(&us->mutex);
+	uint64_t *hashes = us->dirty;
+	size_t count = us->dirty_count;
+	uint64_t *spare = count ? us_alloc(us->dirty_cap * sizeof(*spare)) : NULL;
+	int64_t high_water_ns = us->high_water_ns;
+	if (spare) {
+		us->dirty = spare;
+		us->dirty_count = 0;
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+	if (!spare) {
+		return count ? us_fail_nomem(err) : 0;
+	}
+	int32_t rc = us_state_commit(us->state, us->table, hashes, count, high_water_ns, err);
+	us_free(hashes);
+	return rc;
+}
+
+/* Until the walk is over and no job is left. Commits on the way; the first
+ * failure of a commit is kept and does not stop the uploads. */
+static void drain(struct us *us, int32_t *commit_rc, struct us_error *commit_err)
+{
+	int64_t committed_ns = us_clock_mono_ns();
+	for (;;) {
+		(void)pthread_mutex_lock(&us->mutex);
+		int over = us->walk_done && us->live == 0 && us->deferred.count == 0;
+		if (!over && us->putting == 0 && us->dirty_count < US_DIRTY_MAX) {
+			(void)us_cond_wait_ns(&us->done, &us->mutex, COMMIT_INTERVAL_NS);
+		}
+		int putting = us->putting > 0;
+		int due = us->dirty_count >= US_DIRTY_MAX ||
+			  (us->dirty_count > 0 && us_clock_mono_ns() - committed_ns > COMMIT_INTERVAL_NS);
+		(void)pthread_mutex_unlock(&us->mutex);
+		if (over) {
+			return;
+		}
+		if (putting) {
+			reap(us);
+		}
+		if (due) {
+			struct us_error err = US_ERROR_INIT;
+			int32_t rc = commit(us, &err);
+			if (rc && !*commit_rc) {
+				*commit_rc = rc;
+				*commit_err = err;
+			}
+			committed_ns = us_clock_mono_ns();
+		}
+	}
+}
+
+/* ---------------------------------------------------------------- the cycle */
+
+static void on_gone(void *arg, uint64_t path_hash)
+{
+	struct us *us = arg;
+	us_mark_dirty(us, path_hash);
+}
+
+static void publish(struct us *us, const struct walk *walk, const struct us_table_sums *sums,
+		    int64_t start_wall_ns)
+{
+	struct us_store_counts counts;
+	us->store->ops->counts(us->store, &counts);
+	us_report_publish(us->report);
+	(void)pthread_mutex_lock(&us->mutex);
+	struct us_stats *s = &us->stats;
+	s->cycles++;
+	s->last_scan_ns = start_wall_ns;
+	s->databases = walk->result.database_count;
+	s->changed_last_cycle = walk->changed;
+	s->unsynced = sums->unsynced;
+	s->oldest_unsynced_ns = sums->oldest_unsynced_s * US_NS_PER_S;
+	s->databases_failed = sums->failed;
+	s->databases_empty = sums->empty;
+	s->not_databases = sums->not_databases;
+	s->databases_gone += sums->gone;
+	s->walk_failures = walk->result.failure_count;
+	s->scan_seconds = us->now.scan_seconds;
+	s->cycle_seconds = us->now.cycle_seconds;
+	s->api_put = counts.put;
+	s->api_get = counts.get;
+	s->api_list = counts.list;
+	s->api_delete = counts.remove;
+	s->target_unreachable = us->target_down != 0;
+	us->published = *s;
+	(void)pthread_mutex_unlock(&us->mutex);
+}
+
+static void begin(struct us *us, int prefix_fd)
+{
+	us->prefix_fd = prefix_fd;
+	us->generation++;
+	us->floor_ns = us->high_water_ns;
+	(void)pthread_mutex_lock(&us->mutex);
+	us->walk_done = 0;
+	us->target_down = 0;
+	us->network_failures = 0;
+	memset(&us->now, 0, sizeof(us->now));
+	(void)pthread_mutex_unlock(&us->mutex);
+}
+
+/* Everything after the walk has started, up to the last commit. */
+static int32_t finish(struct us *us, struct walk *walk, int64_t start_wall_ns, struct us_error *err)
+{
+	int32_t commit_rc = 0;
+	struct us_error commit_err = US_ERROR_INIT;
+	drain(us, &commit_rc, &commit_err);
+	(void)pthread_join(walk->thread, NULL); /* it has said that it is done */
+	int interrupted = us_stopping(us);
+	int whole = walk->rc == 0 && !interrupted;
+	struct us_table_sums sums;
+	us_table_sweep(us->table, us->generation, whole && walk->result.failure_count == 0, on_gone, us,
+		       &sums);
+	if (us->list_refused && us->now.uploaded > 0 && !us_state_info(us->state)->target_known) {
+		(void)us_state_set_target_known(us->state, 0, NULL); /* may put but not list; tried again */
+	}
+	struct us_error last_err = US_ERROR_INIT;
+	int32_t rc = commit(us, &last_err);
+	if (rc && !commit_rc) {
+		commit_rc = rc;
+		commit_err = last_err;
+	}
+	us->now.interrupted = interrupted != 0;
+	us->now.databases = walk->result.database_count;
+	us->now.changed = walk->changed;
+	us->now.gone = sums.gone;
+	us->now.walk_failures = walk->result.failure_count;
+	us->now.cycle_seconds = (double)(us_clock_mono_ns() - walk->start_ns) / (double)US_NS_PER_S;
+	if (us->canceled) {
+		return us_fail(err, US_E_CANCELED, "canceled");
+	}
+	if (walk->out_of_memory) {
+		return us_fail_nomem(err);
+	}
+	if (!whole && walk->rc != US_E_CANCELED) {
+		*err = walk->err;
+		return walk->rc;
+	}
+	if (whole) {
+		publish(us, walk, &sums, start_wall_ns);
+	}
+	if (commit_rc) {
+		*err = commit_err;
+	}
+	return commit_rc;
+}
+
+int32_t us_cycle_run(struct us *us, struct us_error *err)
+{
+	struct us_error target_err = US_ERROR_INIT;
+	int64_t start_wall_ns = us_clock_wall_ns();
+	us->finishing = 0;
+	int prefix_fd = us_prefix_open(us, err);
+	if (prefix_fd < 0) {
+		return prefix_fd;
+	}
+	begin(us, prefix_fd);
+	int32_t rc = check_credentials(us, &target_err);
+	if (!rc && !us_state_info(us->state)->target_known) {
+		rc = learn_target(us, &target_err);
+	}
+	if (rc == US_E_STATE || rc == US_E_NOMEM) {
+		*err = target_err;
+		goto out;
+	}
+	if (rc) {
+		us_give_up_on_target(us, &target_err);
+	}
+	struct walk walk = { .us = us,
+			     .err = US_ERROR_INIT,
+			     .start_ns = us_clock_mono_ns(),
+			     .now_s = (uint32_t)(us_clock_wall_ns() / US_NS_PER_S) };
+	rc = us_thread_start(&walk.thread, "us-walk", walk_main, &walk, err);
+	if (!rc) {
+		rc = finish(us, &walk, start_wall_ns, err);
+	}
+out:
+	us->prefix_fd = -1;
+	(void)close(prefix_fd); /* only read from */
+	return rc;
+}

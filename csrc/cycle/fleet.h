@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef US_CYCLE_FLEET_H
+#define US_CYCLE_FLEET_H
+
+#include <pthread.h>
+
+#include "../discover/template.h"
+#include "../discover/walk.h"
+#include "../encode/encode.h"
+#include "../read/image.h"
+#include "../store/store.h"
+#include "../track/state.h"
+#include "report.h"
+
+/*
+ * Everything an open handle has. api.c makes and frees it; the files of this
+ * room work on it.
+ */
+
+#define US_READERS_MAX 16
+
+/* One changed database on its way through a cycle. */
+struct us_job {
+	struct us_job *next;
+	uint64_t path_hash;
+	uint64_t fingerprint; /* as the walk saw it: recorded where nothing is read */
+	uint64_t inode;
+	uint64_t staged_bytes; /* of the budget */
+	uint32_t object_time;
+	uint8_t racy_flags;	 /* of the walk's stats */
+	uint8_t patient;	 /* second try in this cycle: may wait */
+	struct us_image_info info;
+	uint64_t content_hash;
+	struct us_object object;
+	struct us_put put;
+	char rel[US_PATH_LEN_MAX + 1]; /* below the prefix */
+	char key[US_KEY_LEN_MAX + 1];
+};
+
+struct us_job_list {
+	struct us_job *first, **last;
+	size_t count;
+};
+
+/* A reader thread and its scratch. */
+struct us_worker {
+	struct us *us;
+	pthread_t thread;
+	int started;
+	struct us_reader *reader;
+	struct us_encoder *encoder;
+	struct us_job *job;	   /* being read */
+	const char *failed_stage;  /* where the sink stopped a read; NULL: it did not */
+	struct us_trailer trailer; /* its path is the escaped path of the job */
+	char path[US_PATH_LEN_MAX + 1];
+};
+
+struct us {
+	/* Fixed after us_open. */
+	uint32_t flags;
+	uint32_t target;
+	uint32_t window_s;
+	uint32_t concurrency;
+	uint64_t memory_limit;
+	struct us_pattern *pattern;
+	struct us_template *tmpl;
+	char *state_dir;
+	char *identity; /* of the target, for the state file */
+	int spool_fd;
+	struct us_store *store;
+	struct us_table *table;
+	struct us_state *state; /* NULL: read-only and there is none */
+	struct us_report *report;
+	int64_t opened_ns;
+
+	_Atomic uint32_t canceled;
+	_Atomic uint32_t finishing;
+
+	/* The cycle under way; set while no worker has a job. */
+	int prefix_fd;
+	uint8_t generation;
+	int64_t floor_ns; /* snapshot times of this cycle are later */
+
+	pthread_mutex_t mutex; /* guards all below; never held across I/O */
+	pthread_cond_t work;   /* for workers: a job, or the end */
+	pthread_cond_t room;   /* for the walk and workers: a job or budget is free */
+	pthread_cond_t done;   /* for the cycle: something is finished */
+	struct us_worker workers[US_READERS_MAX];
+	uint32_t worker_count;
+	int closing;
+	struct us_job_list queued, deferred, unused;
+	size_t job_count, job_max; /* allocated, deferred ones apart */
+	size_t live;		   /* queued, being read, or in the store */
+	size_t putting;		   /* in the store */
+	uint64_t staged, staged_max;
+	int walk_done;
+	uint32_t network_failures; /* in a row */
+	int target_down; /* the cycle has given up on the target */
+	struct us_error target_error;
+	uint64_t *dirty; /* hashes whose records are to be committed */
+	size_t dirty_count, dirty_cap;
+	int64_t high_water_ns;
+	_Atomic int64_t credentials_expire_ns;
+	int list_refused; /* the credentials may not list */
+	struct us_cycle_result now;   /* of the cycle under way */
+	struct us_stats stats;	      /* running totals */
+	struct us_stats published;    /* what us_stats gives */
+};
+
+#define US_DIRTY_MAX 1000 /* records per commit while a cycle runs */
+
+/* The hash of a path below the prefix; never 0. */
+uint64_t us_path_hash(const struct us_siphash_key *key, const char *dir, size_t dir_len,
+		      const char *name, size_t name_len);
+/* The part of it that a directory has in common: with it, one short hash per name. */
+struct us_siphash_key us_path_hash_key(const struct us_siphash_key *key, const char *dir,
+				       size_t dir_len);
+uint64_t us_path_hash_name(const struct us_siphash_key *dir_key, const char *name, size_t name_len);
+
+/* pipeline.c: jobs and the threads that read. */
+int32_t us_workers_start(struct us *us, struct us_error *err);
+void us_workers_stop(struct us *us);
+/* A job to fill; waits for one. NULL: the cycle is ending (or US_E_NOMEM). */
+struct us_job *us_job_take(struct us *us);
+void us_job_queue(struct us *us, struct us_job *job);
+/* Ends JOB, whose put has come back. */
+void us_job_put_done(struct us *us, struct us_job *job);
+
+/* The record has to be committed. */
+void us_mark_dirty(struct us *us, uint64_t path_hash);
+/* This cycle sends nothing more: every further job fails for this reason. */
+void us_give_up_on_target(struct us *us, const struct us_error *why);
+
+/* cycle.c, plan.c */
+int32_t us_cycle_run(struct us *us, struct us_error *err);
+int us_stopping(struct us *us);
+int32_t us_prefix_open(struct us *us, struct us_error *err);
+int32_t us_plan_run(struct us *us, struct us_plan *ret_plan, struct us_sample *samples,
+		    size_t capacity, size_t *ret_count, struct us_error *err);
+
+#endif

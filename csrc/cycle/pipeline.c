@@ -1,0 +1,622 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From a changed file to an object in the store, and from its acknowledgement to
+ * the record. A job is taken by a walking thread, queued, read and encoded by a
+ * worker, handed to the store, and ended by the cycle's thread when the store
+ * gives it back; jobs that need no upload are ended by the worker.
+ *
+ * Bounds: at most job_max jobs outside the deferred list (the walk waits for a
+ * free one), at most DEFERRED_MAX in it, at most staged_max bytes of objects in
+ * memory (workers wait; objects beyond a quarter of that are in spool files).
+ * Waiting cannot deadlock: what holds budget or a job is in the store, which
+ * always gives it back.
+ *
+ * A file that is changing or too young is not waited for: its job is deferred
+ * until all others are read, and only then read with patience, so that one hot
+ * database delays nobody.
+ *
+ * Locks: us->mutex, then nothing. A table shard is locked alone. Neither is held
+ * across I/O.
+ */
+#include "fleet.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "../base/alloc.h"
+#include "../base/bytes.h"
+#include "../base/escape.h"
+#include "../base/thread.h"
+
+#define DEFERRED_MAX 512
+/* Failures of the network in a row after which a cycle gives up on the target. */
+#define NETWORK_FAILURES_MAX 20
+
+/* ------------------------------------------------------------------- hashes */
+
+struct us_siphash_key us_path_hash_key(const struct us_siphash_key *key, const char *dir, size_t dir_len)
+{
+	struct us_siphash_key dir_key = *key;
+	dir_key.k0 ^= us_siphash(key, dir, dir_len);
+	return dir_key;
+}
+
+uint64_t us_path_hash_name(const struct us_siphash_key *dir_key, const char *name, size_t name_len)
+{
+	uint64_t hash = us_siphash(dir_key, name, name_len);
+	return hash ? hash : 1;
+}
+
+uint64_t us_path_hash(const struct us_siphash_key *key, const char *dir, size_t dir_len,
+		      const char *name, size_t name_len)
+{
+	struct us_siphash_key dir_key = us_path_hash_key(key, dir, dir_len);
+	return us_path_hash_name(&dir_key, name, name_len);
+}
+
+/* --------------------------------------------------------------------- jobs */
+
+static void list_push(struct us_job_list *list, struct us_job *job)
+{
+	job->next = NULL;
+	if (!list->last) {
+		list->last = &list->first;
+	}
+	*list->last = job;
+	list->last = &job->next;
+	list->count++;
+}
+
+static struct us_job *list_pop(struct us_job_list *list)
+{
+	struct us_job *job = list->first;
+	if (job) {
+		list->first = job->next;
+		list->count--;
+		if (!list->first) {
+			list->last = &list->first;
+		}
+	}
+	return job;
+}
+
+int us_stopping(struct us *us)
+{
+	return us->canceled || us->finishing;
+}
+
+struct us_job *us_job_take(struct us *us)
+{
+	(void)pthread_mutex_lock(&us->mutex);
+	while (us->live >= us->job_max && !us_stopping(us)) {
+		(void)pthread_cond_wait(&us->room, &us->mutex);
+	}
+	struct us_job *job = NULL;
+	if (!us_stopping(us)) {
+		job = list_pop(&us->unused);
+		if (!job) {
+			job = us_alloc_zero(sizeof(*job));
+		}
+	}
+	if (job) {
+		us->live++;
+		job->object.fd = -1;
+		job->patient = 0;
+		job->staged_bytes = 0;
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+	return job;
+}
+
+void us_job_queue(struct us *us, struct us_job *job)
+{
+	(void)pthread_mutex_lock(&us->mutex);
+	list_push(&us->queued, job);
+	(void)pthread_cond_signal(&us->work);
+	(void)pthread_mutex_unlock(&us->mutex);
+}
+
+static void job_free(struct us *us, struct us_job *job)
+{
+	us_object_done(&job->object);
+	(void)pthread_mutex_lock(&us->mutex);
+	us->staged -= job->staged_bytes;
+	us->live--;
+	list_push(&us->unused, job);
+	(void)pthread_cond_broadcast(&us->room);
+	(void)pthread_cond_signal(&us->done);
+	if (us->live == 0) {
+		(void)pthread_cond_broadcast(&us->work);
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+}
+
+/* Puts JOB aside until everything else is read. 0 if the list is full. */
+static int job_defer(struct us *us, struct us_job *job)
+{
+	(void)pthread_mutex_lock(&us->mutex);
+	int taken = us->deferred.count < DEFERRED_MAX;
+	if (taken) {
+		job->patient = 1;
+		us->live--;
+		list_push(&us->deferred, job);
+		(void)pthread_cond_broadcast(&us->room);
+		(void)pthread_cond_signal(&us->done);
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+	return taken;
+}
+
+/* The next job to read: a queued one, else, once the walk is done, a deferred one. */
+static struct us_job *next_job(struct us *us)
+{
+	struct us_job *job = NULL;
+	(void)pthread_mutex_lock(&us->mutex);
+	for (;;) {
+		job = list_pop(&us->queued);
+		if (!job && us->walk_done && us->live < us->job_max) {
+			job = list_pop(&us->deferred);
+			us->live += job != NULL;
+		}
+		if (job || us->closing) {
+			break;
+		}
+		(void)pthread_cond_wait(&us->work, &us->mutex);
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+	return job;
+}
+
+/* ------------------------------------------------------------------ results */
+
+void us_mark_dirty(struct us *us, uint64_t path_hash)
+{
+	(void)pthread_mutex_lock(&us->mutex);
+	if (us->dirty_count == us->dirty_cap) {
+		size_t cap = us_size_mul(us->dirty_cap, 2);
+		uint64_t *dirty = us_realloc(us->dirty, us_size_mul(cap, sizeof(*dirty)));
+		if (!dirty) {
+			/* Unrecorded: after a restart it is read and perhaps sent once more. */
+			(void)pthread_mutex_unlock(&us->mutex);
+			return;
+		}
+		us->dirty = dirty;
+		us->dirty_cap = cap;
+	}
+	us->dirty[us->dirty_count++] = path_hash;
+	if (us->dirty_count == US_DIRTY_MAX) {
+		(void)pthread_cond_signal(&us->done);
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+}
+
+/* The absolute path of JOB, escaped, into RET (US_PATH_TEXT_LEN). */
+static void escaped_path(const struct us *us, const struct us_job *job, char *ret)
+{
+	const char *prefix = us_pattern_prefix(us->pattern);
+	char path[US_PATH_LEN_MAX + 2];
+	int len = snprintf(path, sizeof(path), "%s%s%s", prefix, prefix[1] ? "/" : "", job->rel);
+	size_t path_len = len < (int)sizeof(path) ? (size_t)len : sizeof(path) - 1;
+	size_t escaped_len = us_escape(path, path_len, ret, US_PATH_TEXT_LEN - 1);
+	ret[escaped_len < US_PATH_TEXT_LEN ? escaped_len : US_PATH_TEXT_LEN - 1] = '\0';
+}
+
+/* Tells the log once about a failure (or, KIND, another finding). */
+static int tell(struct us *us, const struct us_job *job, uint32_t kind, const char *stage,
+		const char *message)
+{
+	char path[US_PATH_TEXT_LEN];
+	escaped_path(us, job, path);
+	return us_report_event(us->report, kind, path, stage, message);
+}
+
+static void job_fail(struct us *us, struct us_job *job, const char *stage, const struct us_error *why)
+{
+	struct us_record *record = us_table_acquire(us->table, job->path_hash, 1);
+	if (!record) {
+		job_free(us, job); /* out of memory: still changed, the next cycle's */
+		return;
+	}
+	int is_first = us_record_failed_cycles(record) == 0;
+	uint32_t since_s = record->flags & US_RECORD_UNSYNCED
+				   ? us_record_since_s(record)
+				   : (uint32_t)(us_clock_wall_ns() / US_NS_PER_S);
+	uint32_t cycles = us_record_failed_cycles(record) + 1;
+	int reported = record->flags & US_RECORD_REPORTED;
+	us_record_set_unsynced(record, since_s, cycles);
+	us_table_release(us->table, job->path_hash);
+
+	char path[US_PATH_TEXT_LEN];
+	escaped_path(us, job, path);
+	us_report_failure(us->report, path, stage, why->message, cycles, since_s * US_NS_PER_S);
+	if (!reported && us_report_event(us->report, US_EVENT_FAILED, path, stage, why->message)) {
+		record = us_table_acquire(us->table, job->path_hash, 0);
+		if (record) {
+			record->flags |= US_RECORD_REPORTED;
+			us_table_release(us->table, job->path_hash);
+		}
+	}
+	if (is_first) {
+		us_mark_dirty(us, job->path_hash);
+	}
+	(void)pthread_mutex_lock(&us->mutex);
+	us->now.failed++;
+	(void)pthread_mutex_unlock(&us->mutex);
+	job_free(us, job);
+}
+
+/* Records that the target has what these stats describe. */
+static void record_synced(struct us *us, struct us_job *job, int uploaded)
+{
+	const struct us_image_info *info = &job->info;
+	uint64_t fingerprint = us_fingerprint(&us_state_info(us->state)->key, &info->db, &info->wal);
+	struct us_record *record = us_table_acquire(us->table, job->path_hash, 1);
+	if (!record) {
+		return; /* out of memory: it will be read and sent once more */
+	}
+	int recovered = record->flags & US_RECORD_REPORTED;
+	uint8_t before = record->fingerprint == fingerprint ? record->flags : 0;
+	if (record->flags & US_RECORD_UNSYNCED) {
+		before = 0;
+	}
+	record->fingerprint = fingerprint;
+	record->flags = us_racy_flags(&info->db, &info->wal, info->clock_ns, before);
+	if (uploaded) {
+		record->content_hash = job->content_hash;
+		record->object_time = job->object_time;
+		record->object_count = (uint8_t)(record->object_count < 2 ? record->object_count + 1 : 2);
+		record->size_class = us_size_class(info->image_len);
+	}
+	us_table_release(us->table, job->path_hash);
+	us_mark_dirty(us, job->path_hash);
+	if (recovered) {
+		(void)tell(us, job, US_EVENT_RECOVERED, "", ""); /* a full queue loses a good news only */
+	}
+}
+
+static void job_unchanged(struct us *us, struct us_job *job)
+{
+	record_synced(us, job, 0);
+	(void)pthread_mutex_lock(&us->mutex);
+	us->now.unchanged++;
+	us->stats.uploads_skipped_unchanged++;
+	(void)pthread_mutex_unlock(&us->mutex);
+	job_free(us, job);
+}
+
+/*
+ * The file is empty, or no database. If the target has a good image of it, that
+ * is a failure (its backups are never replaced by this), else a fact to remember.
+ */
+static void job_not_database(struct us *us, struct us_job *job, int32_t code, const struct us_error *why)
+{
+	struct us_record *record = us_table_acquire(us->table, job->path_hash, 1);
+	if (record && record->object_time != 0) {
+		us_table_release(us->table, job->path_hash);
+		struct us_error err = US_ERROR_INIT;
+		(void)us_fail(&err, code, "%s; it was a database, its backups are kept as they are",
+			      why->message);
+		job_fail(us, job, "read", &err);
+		return;
+	}
+	if (record) {
+		uint8_t kind = code == US_E_EMPTY ? US_RECORD_EMPTY : US_RECORD_NOT_DATABASE;
+		int is_new = !(record->flags & kind);
+		record->fingerprint = job->fingerprint;
+		record->flags = kind | job->racy_flags;
+		us_table_release(us->table, job->path_hash);
+		us_mark_dirty(us, job->path_hash);
+		if (is_new && kind == US_RECORD_NOT_DATABASE) {
+			(void)tell(us, job, US_EVENT_NOT_DATABASE, "read", why->message); /* counted anyway */
+		}
+	}
+	job_free(us, job);
+}
+
+void us_give_up_on_target(struct us *us, const struct us_error *why)
+{
+	(void)pthread_mutex_lock(&us->mutex);
+	int first = !us->target_down;
+	if (first) {
+		us->target_down = 1;
+		us->target_error = *why;
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+	if (first) {
+		(void)us_report_event(us->report, US_EVENT_UNREACHABLE, "", "upload", why->message);
+	}
+}
+
+void us_job_put_done(struct us *us, struct us_job *job)
+{
+	int32_t rc = job->put.rc;
+	int unreachable = rc == US_E_NETWORK || rc == US_E_TIMEOUT;
+	(void)pthread_mutex_lock(&us->mutex);
+	us->putting--;
+	us->network_failures = unreachable ? us->network_failures + 1 : 0;
+	int give_up = us->network_failures >= NETWORK_FAILURES_MAX;
+	if (rc == 0) {
+		us->now.uploaded++;
+		us->now.bytes_uploaded += job->put.len;
+		us->stats.uploads_success++;
+		us->stats.bytes_uploaded += job->put.len;
+		if (job->info.snapshot_ns > us->high_water_ns) {
+			us->high_water_ns = job->info.snapshot_ns;
+		}
+	} else if (rc != US_E_CANCELED) {
+		us->stats.uploads_failed++;
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+	if (give_up) {
+		us_give_up_on_target(us, &job->put.err);
+	}
+	if (rc == 0) {
+		record_synced(us, job, 1);
+		job_free(us, job);
+	} else if (rc == US_E_CANCELED) {
+		job_free(us, job);
+	} else {
+		job_fail(us, job, "upload", &job->put.err);
+	}
+}
+
+/* ------------------------------------------------------------------ reading */
+
+/* Waits until LEN bytes of the staging budget are JOB's. */
+static int32_t stage_bytes(struct us *us, struct us_job *job, uint64_t len, struct us_error *err)
+{
+	(void)pthread_mutex_lock(&us->mutex);
+	us->staged -= job->staged_bytes; /* of a try before */
+	job->staged_bytes = 0;
+	while (us->staged + len > us->staged_max && !us->canceled) {
+		(void)pthread_cond_wait(&us->room, &us->mutex);
+	}
+	int canceled = us->canceled != 0;
+	if (!canceled) {
+		us->staged += len;
+		job->staged_bytes = len;
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+	return canceled ? us_fail(err, US_E_CANCELED, "canceled") : 0;
+}
+
+static void unstage_bytes(struct us *us, struct us_job *job, uint64_t keep_len)
+{
+	(void)pthread_mutex_lock(&us->mutex);
+	us->staged -= job->staged_bytes - keep_len;
+	job->staged_bytes = keep_len;
+	(void)pthread_cond_broadcast(&us->room);
+	(void)pthread_mutex_unlock(&us->mutex);
+}
+
+static int32_t begin_image(void *arg, const struct us_image_info *info, struct us_error *err)
+{
+	struct us_worker *w = arg;
+	struct us *us = w->us;
+	uint64_t bound = us_encode_bound(info->image_len);
+	int to_file = bound > us->staged_max / 4;
+	w->failed_stage = "encode";
+	int32_t rc = stage_bytes(us, w->job, to_file ? 0 : bound, err);
+	if (!rc) {
+		rc = us_encoder_begin(w->encoder, info->image_len, to_file, err);
+	}
+	if (!rc) {
+		w->failed_stage = NULL;
+	}
+	return rc;
+}
+
+static int32_t write_image(void *arg, const uint8_t *data, size_t data_len, struct us_error *err)
+{
+	struct us_worker *w = arg;
+	if (w->us->canceled) {
+		return us_fail(err, US_E_CANCELED, "canceled");
+	}
+	int32_t rc = us_encoder_write(w->encoder, data, data_len, err);
+	if (rc) {
+		w->failed_stage = "encode";
+	}
+	return rc;
+}
+
+static int32_t encode_end(struct us_worker *w, struct us_error *err)
+{
+	struct us_job *job = w->job;
+	const struct us_image_info *info = &job->info;
+	w->trailer.snapshot_ns = info->snapshot_ns;
+	w->trailer.database_len = info->image_len;
+	w->trailer.page_size = info->page_size;
+	w->trailer.change_counter = info->change_counter;
+	w->trailer.mode = info->mode;
+	w->trailer.uid = info->uid;
+	w->trailer.gid = info->gid;
+	int32_t rc = us_encoder_end(w->encoder, &w->trailer, &job->object, err);
+	if (!rc) {
+		unstage_bytes(w->us, job, job->object.data ? job->object.len : 0);
+		job->content_hash = us_get_be64(job->object.lz4_sha256);
+	}
+	return rc;
+}
+
+/* Names the object and gives it to the store. */
+static void send(struct us *us, struct us_job *job, const char *hash, const struct us_record *record)
+{
+	const struct us_state_info *state = us_state_info(us->state);
+	job->object_time = us_object_time_next(record, job->info.image_len, us->window_s, state->epoch_s,
+					       (uint32_t)(job->info.snapshot_ns / US_NS_PER_S),
+					       (uint32_t)(us_clock_wall_ns() / US_NS_PER_S));
+	if (job->object_time == 0) {
+		job_free(us, job); /* still changed: the next cycle has another second */
+		return;
+	}
+	char time[US_TIME_NAME_LEN + 1];
+	us_time_name_format(job->object_time, time);
+	size_t len = strlen(job->key);
+	(void)snprintf(job->key + len, sizeof(job->key) - len, "/%s.db.lz4", time);
+	job->put = (struct us_put){
+		.key = job->key,
+		.data = job->object.data,
+		.fd = job->object.fd,
+		.len = job->object.len,
+		.owner = job,
+		.err = US_ERROR_INIT,
+	};
+	memcpy(job->put.sha256, job->object.sha256, sizeof(job->put.sha256));
+	us_time_rfc3339_format(job->info.snapshot_ns, job->put.snapshot_time);
+	(void)snprintf(job->put.lz4_sha256, sizeof(job->put.lz4_sha256), "%s", hash);
+	(void)pthread_mutex_lock(&us->mutex);
+	us->putting++;
+	(void)pthread_cond_signal(&us->done);
+	(void)pthread_mutex_unlock(&us->mutex);
+	us->store->ops->put_start(us->store, &job->put);
+}
+
+static void read_failed(struct us_worker *w, int32_t rc, const struct us_error *err)
+{
+	struct us *us = w->us;
+	struct us_job *job = w->job;
+	unstage_bytes(us, job, 0);
+	if (rc == US_E_BUSY && !job->patient && job_defer(us, job)) {
+		return;
+	}
+	if (rc == US_E_CANCELED || rc == US_E_NOTFOUND) {
+		job_free(us, job); /* gone or replaced since the walk: the next one sees what is there */
+	} else if (rc == US_E_EMPTY || rc == US_E_NOTDB) {
+		job_not_database(us, job, rc, err);
+	} else {
+		job_fail(us, job, w->failed_stage ? w->failed_stage : "read", err);
+	}
+}
+
+/* Where JOB is: its absolute path, key and escaped path. 0 or the failure. */
+static int32_t locate(struct us_worker *w, struct us_error *err)
+{
+	const char *prefix = us_pattern_prefix(w->us->pattern);
+	int len = snprintf(w->path, sizeof(w->path), "%s%s%s", prefix, prefix[1] ? "/" : "", w->job->rel);
+	if (len >= (int)sizeof(w->path)) {
+		return us_fail(err, US_E_NAME, "path of %d bytes is longer than %d", len, US_PATH_LEN_MAX);
+	}
+	int32_t rc = us_template_key(w->us->tmpl, w->path, (size_t)len, w->job->key, err);
+	if (rc < 0) {
+		return rc;
+	}
+	size_t escaped_len = us_escape(w->path, (size_t)len, w->trailer.path, US_TRAILER_PATH_LEN_MAX);
+	w->trailer.path[escaped_len] = '\0';
+	return 0;
+}
+
+static void process(struct us_worker *w)
+{
+	struct us *us = w->us;
+	struct us_job *job = w->job;
+	struct us_error err = US_ERROR_INIT;
+	if (us_stopping(us)) {
+		job_free(us, job);
+		return;
+	}
+	(void)pthread_mutex_lock(&us->mutex);
+	int down = us->target_down;
+	if (down) {
+		err = us->target_error;
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+	if (down) {
+		job_fail(us, job, "upload", &err);
+		return;
+	}
+	if (locate(w, &err)) {
+		job_fail(us, job, "key", &err);
+		return;
+	}
+	const struct us_read_source source = { .prefix_fd = us->prefix_fd,
+					       .rel = job->rel,
+					       .display = w->trailer.path,
+					       .inode = job->inode,
+					       .patient = job->patient };
+	const struct us_image_sink sink = { .begin = begin_image, .write = write_image, .arg = w };
+	w->failed_stage = NULL;
+	int32_t rc = us_read_image(w->reader, &source, &sink, &job->info, &err);
+	if (rc) {
+		read_failed(w, rc, &err);
+		return;
+	}
+	if (job->info.snapshot_ns <= us->floor_ns) {
+		job->info.snapshot_ns = us->floor_ns + 1;
+	}
+	if (encode_end(w, &err)) {
+		job_fail(us, job, "encode", &err);
+		return;
+	}
+	struct us_record record = { 0 };
+	if (us_table_get(us->table, job->path_hash, &record) && record.object_time != 0 &&
+	    record.content_hash == job->content_hash) {
+		job_unchanged(us, job);
+		return;
+	}
+	char hash[65];
+	for (int i = 0; i < 32; i++) {
+		(void)snprintf(hash + 2 * i, 3, "%02x", job->object.lz4_sha256[i]);
+	}
+	send(us, job, hash, &record);
+}
+
+static void *worker_main(void *arg)
+{
+	struct us_worker *w = arg;
+	while ((w->job = next_job(w->us)) != NULL) {
+		process(w);
+	}
+	return NULL;
+}
+
+int32_t us_workers_start(struct us *us, struct us_error *err)
+{
+	/* Half of the memory limit is for staged objects, a quarter for the readers. */
+	uint64_t scratch = us->memory_limit / 4 / us->worker_count;
+	size_t scratch_len = scratch < 1 << 20 ? 1 << 20 : (size_t)scratch;
+	for (uint32_t i = 0; i < us->worker_count; i++) {
+		struct us_worker *w = &us->workers[i];
+		w->us = us;
+		int32_t rc = us_reader_new(scratch_len, us->spool_fd, &w->reader, err);
+		if (!rc) {
+			rc = us_encoder_new(us->spool_fd, &w->encoder, err);
+		}
+		if (!rc) {
+			rc = us_thread_start(&w->thread, "us-read", worker_main, w, err);
+		}
+		if (rc) {
+			return rc;
+		}
+		w->started = 1;
+	}
+	return 0;
+}
+
+static void free_jobs(struct us_job_list *list)
+{
+	struct us_job *job;
+	while ((job = list_pop(list)) != NULL) {
+		us_object_done(&job->object);
+		us_free(job);
+	}
+}
+
+void us_workers_stop(struct us *us)
+{
+	(void)pthread_mutex_lock(&us->mutex);
+	us->closing = 1;
+	(void)pthread_cond_broadcast(&us->work);
+	(void)pthread_cond_broadcast(&us->room);
+	(void)pthread_mutex_unlock(&us->mutex);
+	for (uint32_t i = 0; i < us->worker_count; i++) {
+		struct us_worker *w = &us->workers[i];
+		if (w->started) {
+			(void)pthread_join(w->thread, NULL); /* ours, joined once */
+		}
+		us_reader_free(w->reader);
+		us_encoder_free(w->encoder);
+	}
+	free_jobs(&us->queued);
+	free_jobs(&us->deferred);
+	free_jobs(&us->unused);
+}

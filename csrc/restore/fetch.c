@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Object -> file. Bytes go from the target through the decoder to the file as
+ * they come; memory is the decoder's, whatever the size. Nothing is believed
+ * before us_decoder_end has compared the hashes; what goes to disk until then is
+ * bounded by LZ4's ratio (at most 255 bytes out of one), so a frame that promises
+ * a terabyte is refused at its header.
+ *
+ * Fields of the SQLite header (fileformat2.html, 1.3) that are compared:
+ *
+ *	 0  16	"SQLite format 3\0"
+ *	16  be16 page size, 1 means 65536
+ *	24  be32 change counter
+ *	28  be32 size in pages, valid if not 0 and 92 equals 24
+ *	92  be32 version-valid-for
+ *
+ * The integrity check runs in SQLite on the temporary file, opened through
+ * /proc/self/fd as immutable: no lock, no side file, and bytes 18-19 (WAL mode) do
+ * not matter. It closes a descriptor of the file, which would drop classic POSIX
+ * locks on it; there are none, ours belong to the open file description.
+ */
+#include "fetch.h"
+
+#include <errno.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../base/bytes.h"
+#include "../base/escape.h"
+
+#define LZ4_RATIO_MAX 256
+#define IMAGE_LEN_SPARE 65536
+#define HEADER_LEN 100
+#define PROGRESS_STEPS 100000 /* of SQLite's machine between two looks at cancel */
+
+struct fetch {
+	const _Atomic uint32_t *cancel;
+	struct us_decoder *decoder;
+	const char *shown;
+	int fd;
+	size_t header_len;
+	uint8_t header[HEADER_LEN];
+};
+
+static const uint8_t magic[16] = "SQLite format 3";
+
+static int32_t write_all(struct fetch *f, const uint8_t *data, size_t data_len, struct us_error *err)
+{
+	while (data_len > 0) {
+		ssize_t n = write(f->fd, data, data_len);
+		if (n < 0 && errno != EINTR) {
+			return us_fail_errno(err, errno, "cannot write the restored file beside \"%s\"",
+					     f->shown);
+		}
+		if (n > 0) {
+			data += n;
+			data_len -= (size_t)n;
+		}
+	}
+	return 0;
+}
+
+static int32_t take_image(void *arg, const uint8_t *data, size_t data_len, struct us_error *err)
+{
+	struct fetch *f = arg;
+	int32_t rc = us_check_cancel(f->cancel, err);
+	if (rc) {
+		return rc;
+	}
+	if (f->header_len < HEADER_LEN) {
+		size_t room = HEADER_LEN - f->header_len;
+		size_t len = data_len < room ? data_len : room;
+		memcpy(f->header + f->header_len, data, len);
+		f->header_len += len;
+	}
+	size_t known = f->header_len < sizeof(magic) ? f->header_len : sizeof(magic);
+	if (memcmp(f->header, magic, known) != 0) {
+		return us_fail(err, US_E_OBJECT, "what it holds is no SQLite database");
+	}
+	return write_all(f, data, data_len, err);
+}
+
+static int32_t take_object(void *arg, const uint8_t *data, size_t data_len, struct us_error *err)
+{
+	struct fetch *f = arg;
+	return us_decoder_write(f->decoder, data, data_len, err);
+}
+
+static int32_t check_header(const struct fetch *f, const struct us_trailer *trailer,
+			    struct us_error *err)
+{
+	const uint8_t *header = f->header;
+	if (f->header_len < HEADER_LEN || memcmp(header, magic, sizeof(magic)) != 0) {
+		return us_fail(err, US_E_OBJECT, "what it holds is no SQLite database");
+	}
+	uint32_t page_size = us_get_be16(header + 16);
+	page_size = page_size == 1 ? 65536 : page_size;
+	if (page_size < 512 || (page_size & (page_size - 1)) != 0 || page_size != trailer->page_size) {
+		return us_fail(err, US_E_OBJECT, "page size %u in its database, %u in its trailer", page_size,
+			       trailer->page_size);
+	}
+	uint64_t page_count = us_get_be32(header + 28);
+	if (page_count == 0 || us_get_be32(header + 24) != us_get_be32(header + 92)) {
+		page_count = trailer->database_len / page_size;
+	}
+	if (page_count * page_size != trailer->database_len) {
+		return us_fail(err, US_E_OBJECT, "its database has %llu bytes, not %llu pages of %u",
+			       (unsigned long long)trailer->database_len, (unsigned long long)page_count,
+			       page_size);
+	}
+	return 0;
+}
+
+int32_t us_fetch(const struct us_origin *o, struct us_choice *choice, int fd, const char *shown,
+		 struct us_trailer *ret_trailer, struct us_error *err)
+{
+	struct fetch f = { .cancel = o->cancel, .shown = shown, .fd = fd };
+	uint64_t image_len_max = UINT64_MAX;
+	if (choice->object_len < (UINT64_MAX - IMAGE_LEN_SPARE) / LZ4_RATIO_MAX) {
+		image_len_max = choice->object_len * LZ4_RATIO_MAX + IMAGE_LEN_SPARE;
+	}
+	if (ftruncate(fd, 0) || lseek(fd, 0, SEEK_SET) < 0) {
+		return us_fail_errno(err, errno, "cannot write the restored file beside \"%s\"", shown);
+	}
+	int32_t rc = us_decoder_new(take_image, &f, image_len_max, &f.decoder, err);
+	if (rc) {
+		return rc;
+	}
+	uint64_t object_len;
+	rc = o->store->ops->get(o->store, choice->key, 0, UINT64_MAX, take_object, &f, &object_len, err);
+	if (!rc) {
+		rc = us_decoder_end(f.decoder, ret_trailer, err);
+	}
+	us_decoder_free(f.decoder);
+	if (!rc) {
+		rc = check_header(&f, ret_trailer, err);
+	}
+	rc = us_choose_name(rc, choice->key, err);
+	if (!rc) {
+		rc = us_choose_check(o, choice->key, ret_trailer, err);
+	}
+	if (!rc) {
+		choice->object_len = object_len;
+	}
+	return rc;
+}
+
+/* ---------------------------------------------------------- integrity check */
+
+static int on_progress(void *arg)
+{
+	const _Atomic uint32_t *cancel = arg;
+	return cancel && *cancel;
+}
+
+static int32_t fail_sqlite(sqlite3 *db, int sqlite_rc, const char *shown, struct us_error *err)
+{
+	const char *text = db ? sqlite3_errmsg(db) : sqlite3_errstr(sqlite_rc);
+	int32_t code;
+	switch (sqlite_rc & 0xFF) {
+	case SQLITE_NOMEM:
+		return us_fail_nomem(err);
+	case SQLITE_INTERRUPT:
+		return us_fail(err, US_E_CANCELED, "canceled");
+	case SQLITE_CORRUPT:
+	case SQLITE_NOTADB:
+	case SQLITE_FORMAT:
+		code = US_E_CORRUPT;
+		break;
+	case SQLITE_IOERR:
+	case SQLITE_FULL:
+		code = US_E_IO;
+		break;
+	default:
+		code = US_E_UNSUPPORTED;
+		break;
+	}
+	us_fail(err, code, "integrity check of \"%s\" %s: %s", shown,
+		code == US_E_CORRUPT ? "failed" : "cannot run", text);
+	if (err) {
+		err->sqlite_rc = sqlite_rc;
+	}
+	return code;
+}
+
+/* Runs the check on an open database; the first row is "ok" or the first fault. */
+static int32_t run_check(sqlite3 *db, const char *sql, const char *shown, struct us_error *err)
+{
+	sqlite3_stmt *stmt = NULL;
+	int32_t rc;
+	int sqlite_rc = sqlite3_prepare_v2(db, sql, -1, &stmt, NULL);
+	if (sqlite_rc == SQLITE_OK) {
+		sqlite_rc = sqlite3_step(stmt);
+	}
+	if (sqlite_rc == SQLITE_ROW) {
+		const char *text = (const char *)sqlite3_column_text(stmt, 0);
+		rc = !text ? us_fail_nomem(err)
+		     : strcmp(text, "ok") == 0
+			     ? 0
+			     : us_fail(err, US_E_CORRUPT, "integrity check of \"%s\" failed: %s", shown, text);
+	} else {
+		rc = fail_sqlite(db, sqlite_rc, shown, err);
+	}
+	(void)sqlite3_finalize(stmt); /* repeats the error of the step */
+	return rc;
+}
+
+int32_t us_fetch_check(int fd, uint32_t integrity_check, const char *shown,
+		       const _Atomic uint32_t *cancel, struct us_error *err)
+{
+	if (integrity_check == US_INTEGRITY_NONE) {
+		return 0;
+	}
+	char uri[64];
+	(void)snprintf(uri, sizeof(uri), "file:/proc/self/fd/%d?mode=ro&immutable=1", fd);
+	sqlite3 *db = NULL;
+	int32_t rc;
+	const int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE;
+	int sqlite_rc = sqlite3_open_v2(uri, &db, flags, NULL);
+	if (sqlite_rc == SQLITE_OK) {
+		/* The schema is not trusted: no side effects through views or triggers. */
+		(void)sqlite3_db_config(db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
+		(void)sqlite3_db_config(db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
+		sqlite3_progress_handler(db, PROGRESS_STEPS, on_progress, (void *)(uintptr_t)cancel);
+		rc = run_check(db,
+			       integrity_check == US_INTEGRITY_QUICK ? "PRAGMA quick_check(1)"
+								     : "PRAGMA integrity_check(1)",
+			       shown, err);
+	} else {
+		rc = fail_sqlite(db, sqlite_rc, shown, err);
+	}
+	(void)sqlite3_close(db); /* only read from; accepts NULL */
+	return rc;
+}

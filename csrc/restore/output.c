@@ -1,0 +1,553 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The output of a restore. Everything below its directory goes by descriptor
+ * (openat and friends), never follows a link in the last component, and touches
+ * only the database's own name, its three side files and the hidden names
+ *
+ *	.us-restore-HHHHHHHHHHHHHHHH	      the temporary file
+ *	.us-before-HHHHHHHHHHHHHHHH-{new,db,wal,shm,jrn}	place.c
+ *
+ * H are the first 8 bytes of the SHA-256 of the output's file name, so the next
+ * restore of the same output finds what a killed one left, and a name of 255
+ * bytes has room. A temporary file is locked (byte 0, open file description) as
+ * long as its restore lives: one without that lock is a leftover.
+ *
+ * Locks, in the order in which they are taken: flock of the directory (only while
+ * names change), then SQLite's locks:
+ *
+ *	database  0x40000000 PENDING, +1 RESERVED, +2..+511 SHARED	(os_unix.c)
+ *	-shm      120..127 WAL-index locks, 128 DMS ("dead man's switch")
+ *
+ * A write lock on all of them is what no other connection can have beside
+ * itself: every open WAL connection read-locks DMS and SHARED, every transaction
+ * in rollback mode SHARED. A connection that is idle in rollback mode holds
+ * nothing and cannot be seen.
+ */
+#include "output.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "../base/clock.h"
+
+#define PENDING_BYTE 0x40000000
+#define RESERVED_BYTE (PENDING_BYTE + 1)
+#define SHARED_FIRST (PENDING_BYTE + 2)
+#define DB_LOCK_LEN 512
+#define SHM_LOCK_FIRST 120
+#define SHM_LOCK_LEN 9
+#define SHM_DMS 128
+
+#define ENTER_WAIT_NS (30 * US_NS_PER_S)
+#define ENTER_PAUSE_NS (5 * US_NS_PER_MS)
+#define TEMP_TRIES_MAX 10
+
+static const char *const side_suffix[US_SIDE_COUNT] = { "-wal", "-shm", "-journal" };
+static const char *const before_suffix[US_SIDE_COUNT] = { "wal", "shm", "jrn" };
+
+/* ------------------------------------------------------------ names, opening */
+
+static int32_t make_names(struct us_output *o, struct us_error *err)
+{
+	uint8_t digest[EVP_MAX_MD_SIZE];
+	if (!EVP_Digest(o->name, strlen(o->name), digest, NULL, EVP_sha256(), NULL)) {
+		return us_fail(err, US_E_IO, "SHA-256 failed");
+	}
+	char id[17];
+	for (size_t i = 0; i < 8; i++) {
+		(void)snprintf(id + 2 * i, 3, "%02x", digest[i]);
+	}
+	(void)snprintf(o->temp, sizeof(o->temp), ".us-restore-%s", id);
+	(void)snprintf(o->before_new, sizeof(o->before_new), ".us-before-%s-new", id);
+	(void)snprintf(o->before_db, sizeof(o->before_db), ".us-before-%s-db", id);
+	for (int i = 0; i < US_SIDE_COUNT; i++) {
+		(void)snprintf(o->side[i], sizeof(o->side[i]), "%s%s", o->name, side_suffix[i]);
+		(void)snprintf(o->before_side[i], sizeof(o->before_side[i]), ".us-before-%s-%s", id,
+			       before_suffix[i]);
+	}
+	return 0;
+}
+
+static int32_t open_dir(struct us_output *o, struct us_error *err)
+{
+	o->dir_fd = open(o->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (o->dir_fd < 0 && errno != ENOENT) {
+		return us_fail_errno(err, errno, "cannot open the directory of \"%s\"", o->shown);
+	}
+	return 0;
+}
+
+int32_t us_output_open(struct us_output *o, const char *path, struct us_error *err)
+{
+	size_t len = strlen(path);
+	const char *slash = strrchr(path, '/');
+	const char *name = slash ? slash + 1 : path;
+	*o = (struct us_output){ .path = path, .dir_fd = -1, .temp_fd = -1 };
+	(void)us_escape_show(path, len, o->shown);
+	if (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
+		return us_fail(err, US_E_ARG, "output path \"%s\" does not end in a file name", o->shown);
+	}
+	size_t dir_len = slash ? (size_t)(slash - path) : 0;
+	if (strlen(name) > NAME_MAX || dir_len >= sizeof(o->dir)) {
+		return us_fail(err, US_E_ARG, "output path \"%s\" is too long", o->shown);
+	}
+	memcpy(o->name, name, strlen(name) + 1);
+	memcpy(o->dir, path, dir_len);
+	if (dir_len == 0) {
+		o->dir[0] = slash ? '/' : '.';
+		dir_len = 1;
+	}
+	o->dir[dir_len] = '\0';
+	int32_t rc = make_names(o, err);
+	return rc ? rc : open_dir(o, err);
+}
+
+static void remove_made_dirs(struct us_output *o)
+{
+	size_t len = strlen(o->dir);
+	while (o->made_len > 0 && len >= o->made_len) {
+		o->dir[len] = '\0';
+		if (rmdir(o->dir) && errno != ENOENT) {
+			break; /* somebody uses it: it stays */
+		}
+		while (len > 0 && o->dir[len - 1] != '/') {
+			len--;
+		}
+		while (len > 0 && o->dir[len - 1] == '/') {
+			len--;
+		}
+	}
+}
+
+void us_output_close(struct us_output *o)
+{
+	if (o->temp_fd >= 0) {
+		(void)unlinkat(o->dir_fd, o->temp, 0); /* gone if it was put in place */
+		(void)close(o->temp_fd);
+	}
+	if (o->dir_fd >= 0) {
+		(void)close(o->dir_fd); /* a directory */
+	}
+	remove_made_dirs(o);
+	o->dir_fd = o->temp_fd = -1;
+}
+
+/* ----------------------------------------------------------- what is there */
+
+int32_t us_output_stat(const struct us_output *o, const char *name, struct stat *ret_st,
+		       struct us_error *err)
+{
+	if (o->dir_fd < 0) {
+		return 0;
+	}
+	if (!fstatat(o->dir_fd, name, ret_st, AT_SYMLINK_NOFOLLOW)) {
+		return 1;
+	}
+	if (errno == ENOENT || errno == ENAMETOOLONG) {
+		return 0;
+	}
+	return us_fail_errno(err, errno, "cannot access output path \"%s\"", o->shown);
+}
+
+int32_t us_output_exists(const struct us_output *o, struct us_error *err)
+{
+	struct stat st;
+	if (o->dir_fd < 0) {
+		return 0;
+	}
+	if (!fstatat(o->dir_fd, o->name, &st, 0)) {
+		return 1;
+	}
+	if (errno == ENOENT) { /* a dangling link too: us_output_check names it */
+		return 0;
+	}
+	return us_fail_errno(err, errno, "cannot access output path \"%s\"", o->shown);
+}
+
+static int32_t check_kind(const struct us_output *o, const struct stat *st, int force,
+			  struct us_error *err)
+{
+	if (S_ISLNK(st->st_mode)) {
+		return us_fail(err, US_E_EXISTS,
+			       "cannot restore, output path is a symbolic link, which is not followed: %s",
+			       o->shown);
+	}
+	if (S_ISDIR(st->st_mode)) {
+		return us_fail(err, US_E_EXISTS, "cannot restore, output path is a directory: %s",
+			       o->shown);
+	}
+	if (!S_ISREG(st->st_mode)) {
+		return us_fail(err, US_E_EXISTS, "cannot restore, output path is not a regular file: %s",
+			       o->shown);
+	}
+	if (st->st_size > 0 && !force) {
+		return us_fail(err, US_E_EXISTS,
+			       "cannot restore, output path already exists and is not empty: %s. "
+			       "Use -force to overwrite",
+			       o->shown);
+	}
+	return 0;
+}
+
+int32_t us_output_check(const struct us_output *o, int force, int *ret_present, struct us_error *err)
+{
+	struct stat st;
+	int32_t present = us_output_stat(o, o->name, &st, err);
+	if (present < 0) {
+		return present;
+	}
+	int32_t rc = present ? check_kind(o, &st, force, err) : 0;
+	if (rc) {
+		return rc;
+	}
+	for (int i = 0; i < US_SIDE_COUNT && !force; i++) {
+		int32_t side = us_output_stat(o, o->side[i], &st, err);
+		if (side < 0) {
+			return side;
+		}
+		if (side) {
+			return us_fail(err, US_E_EXISTS,
+				       "cannot restore, SQLite sidecar path already exists: %s%s. Use "
+				       "-force to overwrite",
+				       o->shown, side_suffix[i]);
+		}
+	}
+	*ret_present = present;
+	return 0;
+}
+
+/* ------------------------------------------------------------------- locks */
+
+/* 1 with the kind and owner of a lock in the way of a write lock, 0, or US_E_IO. */
+static int32_t ask_lock(int fd, off_t start, off_t len, struct flock *ret_lock, struct us_error *err)
+{
+	*ret_lock = (struct flock){ .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = start, .l_len = len };
+	if (fcntl(fd, F_OFD_GETLK, ret_lock)) {
+		(void)us_fail_errno(err, errno, "cannot ask for locks");
+		return US_E_IO;
+	}
+	return ret_lock->l_type != F_UNLCK;
+}
+
+static int32_t fail_busy(const struct us_output *o, const struct flock *lock, const char *what,
+			 struct us_error *err)
+{
+	char who[40] = "another process";
+	if (lock->l_pid > 0) {
+		(void)snprintf(who, sizeof(who), "process %d", (int)lock->l_pid);
+	}
+	return us_fail(err, US_E_BUSY,
+		       "cannot restore, database is in use: %s holds %s of %s. Stop its application first",
+		       who, what, o->shown);
+}
+
+static int32_t probe_db(const struct us_output *o, int fd, struct us_error *err)
+{
+	static const struct {
+		off_t start, len;
+		const char *what;
+	} parts[] = {
+		{ RESERVED_BYTE, 1, "a write transaction (RESERVED lock)" },
+		{ SHARED_FIRST, DB_LOCK_LEN - 2, "the SHARED lock" },
+		{ PENDING_BYTE, 1, "the PENDING lock" },
+	};
+	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+		struct flock lock;
+		int32_t rc = ask_lock(fd, parts[i].start, parts[i].len, &lock, err);
+		if (rc) {
+			const char *what = parts[i].start == SHARED_FIRST && lock.l_type == F_WRLCK
+						   ? "the EXCLUSIVE lock"
+						   : parts[i].what;
+			return rc < 0 ? rc : fail_busy(o, &lock, what, err);
+		}
+	}
+	return 0;
+}
+
+static int32_t probe_shm(const struct us_output *o, int fd, struct us_error *err)
+{
+	struct flock lock;
+	int32_t rc = ask_lock(fd, SHM_LOCK_FIRST, SHM_LOCK_LEN, &lock, err);
+	if (rc <= 0) {
+		return rc;
+	}
+	int is_dms = lock.l_start + lock.l_len > SHM_DMS;
+	return fail_busy(o, &lock, is_dms ? "an open WAL connection (DMS lock on the -shm)"
+					  : "a WAL-index lock on the -shm",
+			 err);
+}
+
+/* Opens NAME to lock it. -1 with *RET_RC 0: not there. */
+static int open_for_locks(const struct us_output *o, const char *name, int access, int32_t *ret_rc,
+			  struct us_error *err)
+{
+	struct stat st, now;
+	*ret_rc = 0;
+	int fd = openat(o->dir_fd, name, access | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0) {
+		if (errno != ENOENT && errno != ENAMETOOLONG) {
+			*ret_rc = us_fail_errno(err, errno, "cannot open \"%s\" to see who uses it", o->shown);
+		}
+		return -1;
+	}
+	if (fstat(fd, &st) || fstatat(o->dir_fd, name, &now, AT_SYMLINK_NOFOLLOW) ||
+	    st.st_ino != now.st_ino || st.st_dev != now.st_dev || !S_ISREG(st.st_mode)) {
+		(void)close(fd); /* nothing was done with it */
+		*ret_rc = us_fail(err, US_E_BUSY, "cannot restore, \"%s\" or its -shm is being replaced",
+				  o->shown);
+		return -1;
+	}
+	return fd;
+}
+
+/* Locking style unix-dotfile: its lock is a directory NAME.lock. */
+static int32_t check_dotfile(const struct us_output *o, struct us_error *err)
+{
+	struct stat st;
+	char name[US_SIDE_NAME_LEN_MAX + 1];
+	(void)snprintf(name, sizeof(name), "%s.lock", o->name);
+	int32_t rc = us_output_stat(o, name, &st, err);
+	if (rc > 0 && S_ISDIR(st.st_mode)) {
+		return us_fail(err, US_E_BUSY, "cannot restore, database is in use: %s.lock exists", o->shown);
+	}
+	return rc < 0 ? rc : 0;
+}
+
+int32_t us_output_probe(const struct us_output *o, struct us_error *err)
+{
+	int32_t rc;
+	int fd = open_for_locks(o, o->name, O_RDONLY, &rc, err);
+	if (fd >= 0) {
+		rc = probe_db(o, fd, err);
+		(void)close(fd); /* not written to */
+	}
+	if (!rc && (fd = open_for_locks(o, o->side[US_SIDE_SHM], O_RDONLY, &rc, err)) >= 0) {
+		rc = probe_shm(o, fd, err);
+		(void)close(fd); /* not written to */
+	}
+	return rc ? rc : check_dotfile(o, err);
+}
+
+/* 0, US_E_BUSY without a message, or US_E_IO. */
+static int32_t take_lock(int fd, off_t start, off_t len, struct us_error *err)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = start, .l_len = len };
+	if (!fcntl(fd, F_OFD_SETLK, &lock)) {
+		return 0;
+	}
+	if (errno == EAGAIN || errno == EACCES) {
+		return US_E_BUSY;
+	}
+	(void)us_fail_errno(err, errno, "cannot take locks");
+	return US_E_IO;
+}
+
+/* Takes the locks of one of the two files, or says who is in the way. */
+static int32_t take_locks(const struct us_output *o, int fd, int is_shm, struct us_error *err)
+{
+	int32_t rc = take_lock(fd, is_shm ? SHM_LOCK_FIRST : PENDING_BYTE,
+			       is_shm ? SHM_LOCK_LEN : DB_LOCK_LEN, err);
+	if (rc != US_E_BUSY) {
+		return rc;
+	}
+	rc = is_shm ? probe_shm(o, fd, err) : probe_db(o, fd, err);
+	if (!rc) { /* gone meanwhile, but it was there */
+		const struct flock unknown = { .l_pid = -1 };
+		rc = fail_busy(o, &unknown, "a lock", err);
+	}
+	return rc;
+}
+
+int32_t us_output_lock(const struct us_output *o, struct us_output_locks *ret_locks,
+		       struct us_error *err)
+{
+	struct us_output_locks locks = { .db_fd = -1, .shm_fd = -1 };
+	int32_t rc;
+	locks.db_fd = open_for_locks(o, o->name, O_RDWR, &rc, err);
+	if (locks.db_fd >= 0) {
+		rc = take_locks(o, locks.db_fd, 0, err);
+	}
+	if (!rc) {
+		locks.shm_fd = open_for_locks(o, o->side[US_SIDE_SHM], O_RDWR, &rc, err);
+		if (locks.shm_fd >= 0) {
+			rc = take_locks(o, locks.shm_fd, 1, err);
+		}
+	}
+	if (!rc) {
+		rc = check_dotfile(o, err);
+	}
+	if (rc) {
+		us_output_unlock(&locks);
+		return rc;
+	}
+	*ret_locks = locks;
+	return 0;
+}
+
+void us_output_unlock(struct us_output_locks *locks)
+{
+	if (locks->db_fd >= 0) {
+		(void)close(locks->db_fd); /* never written to */
+	}
+	if (locks->shm_fd >= 0) {
+		(void)close(locks->shm_fd);
+	}
+	locks->db_fd = locks->shm_fd = -1;
+}
+
+int32_t us_output_enter(const struct us_output *o, const _Atomic uint32_t *cancel, struct us_error *err)
+{
+	int64_t end_ns = us_clock_mono_ns() + ENTER_WAIT_NS;
+	while (flock(o->dir_fd, LOCK_EX | LOCK_NB)) {
+		if (errno != EWOULDBLOCK && errno != EINTR) {
+			return 0; /* not on this file system (NFS: only with write access) */
+		}
+		if (cancel && *cancel) {
+			return us_fail(err, US_E_CANCELED, "canceled");
+		}
+		if (us_clock_mono_ns() > end_ns) {
+			return us_fail(err, US_E_BUSY, "another process keeps the directory of \"%s\" locked",
+				       o->shown);
+		}
+		us_clock_sleep_ns(ENTER_PAUSE_NS);
+	}
+	return 0;
+}
+
+void us_output_leave(const struct us_output *o)
+{
+	(void)flock(o->dir_fd, LOCK_UN); /* not held where it could not be taken */
+}
+
+int32_t us_output_sync_dir(const struct us_output *o, struct us_error *err)
+{
+	return fsync(o->dir_fd) ? us_fail_errno(err, errno, "cannot make the directory of \"%s\" durable",
+						o->shown)
+				: 0;
+}
+
+/* ----------------------------------------------- directory and temporary file */
+
+/* Makes the entry of the directory PATH durable, in its parent. */
+static int32_t sync_parent(const struct us_output *o, const char *path, struct us_error *err)
+{
+	char parent[PATH_MAX];
+	const char *slash = strrchr(path, '/');
+	size_t len = slash ? (size_t)(slash - path) : 0;
+	memcpy(parent, path, len);
+	if (len == 0) {
+		parent[len++] = slash ? '/' : '.';
+	}
+	parent[len] = '\0';
+	int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int failed = fd < 0 || fsync(fd);
+	int saved = errno;
+	if (fd >= 0) {
+		(void)close(fd); /* a directory */
+	}
+	return failed ? us_fail_errno(err, saved, "cannot make the directory of \"%s\" durable", o->shown)
+		      : 0;
+}
+
+/* mkdir -p of o->dir, then opens it. */
+static int32_t make_dir(struct us_output *o, struct us_error *err)
+{
+	char path[PATH_MAX];
+	size_t whole = strlen(o->dir);
+	for (size_t len = 1; len <= whole; len++) {
+		if (len < whole && o->dir[len] != '/') {
+			continue;
+		}
+		memcpy(path, o->dir, len);
+		path[len] = '\0';
+		if (!mkdir(path, 0700)) {
+			if (o->made_len == 0 || len < o->made_len) {
+				o->made_len = len;
+			}
+			int32_t rc = sync_parent(o, path, err);
+			if (rc) {
+				return rc;
+			}
+		} else if (errno != EEXIST) {
+			return us_fail_errno(err, errno, "cannot create the directory of \"%s\"", o->shown);
+		}
+	}
+	int32_t rc = open_dir(o, err);
+	return !rc && o->dir_fd < 0 ? us_fail_errno(err, ENOENT, "cannot open the directory of \"%s\"",
+						    o->shown)
+				    : rc;
+}
+
+/* Removes what a killed restore left; US_E_BUSY if it lives. */
+static int32_t remove_leftover(const struct us_output *o, struct us_error *err)
+{
+	struct flock lock = { .l_type = F_UNLCK };
+	int32_t rc = 0;
+	int fd = openat(o->dir_fd, o->temp, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+	if (fd >= 0) {
+		rc = ask_lock(fd, 0, 1, &lock, err);
+		(void)close(fd); /* not written to */
+	}
+	if (rc) {
+		return rc < 0 ? rc
+			      : us_fail(err, US_E_BUSY, "another restore of \"%s\" is under way", o->shown);
+	}
+	if (unlinkat(o->dir_fd, o->temp, 0) && errno != ENOENT) {
+		return us_fail_errno(err, errno, "cannot remove \"%s\" beside \"%s\"", o->temp, o->shown);
+	}
+	return 0;
+}
+
+/* -1 with errno ENOENT and *RET_RC 0: the directory was removed meanwhile. */
+static int create_temp(const struct us_output *o, const _Atomic uint32_t *cancel, int32_t *ret_rc,
+		       struct us_error *err)
+{
+	int fd = -1;
+	*ret_rc = us_output_enter(o, cancel, err);
+	if (*ret_rc) {
+		return -1;
+	}
+	*ret_rc = remove_leftover(o, err);
+	if (!*ret_rc) {
+		fd = openat(o->dir_fd, o->temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+		if (fd < 0 && errno != ENOENT) {
+			*ret_rc = us_fail_errno(err, errno, "cannot create a file beside \"%s\"", o->shown);
+		}
+	}
+	if (fd >= 0) {
+		*ret_rc = take_lock(fd, 0, 1, err);
+	}
+	us_output_leave(o);
+	if (*ret_rc == US_E_BUSY && fd >= 0) {
+		(void)us_fail(err, US_E_BUSY, "another restore of \"%s\" is under way", o->shown);
+	}
+	if (*ret_rc && fd >= 0) {
+		(void)close(fd); /* empty; whoever locked it has it */
+		fd = -1;
+	}
+	return fd;
+}
+
+int32_t us_output_temp(struct us_output *o, const _Atomic uint32_t *cancel, struct us_error *err)
+{
+	/* A parallel restore that fails may remove the directory it made. */
+	for (int i = 0; i < TEMP_TRIES_MAX; i++) {
+		int32_t rc = o->dir_fd < 0 ? make_dir(o, err) : 0;
+		if (rc) {
+			return rc;
+		}
+		o->temp_fd = create_temp(o, cancel, &rc, err);
+		if (rc || o->temp_fd >= 0) {
+			return rc;
+		}
+		(void)close(o->dir_fd); /* a directory */
+		o->dir_fd = -1;
+	}
+	return us_fail(err, US_E_BUSY, "the directory of \"%s\" keeps being removed", o->shown);
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef US_RESTORE_OUTPUT_H
+#define US_RESTORE_OUTPUT_H
+
+#include <limits.h>
+#include <stddef.h>
+#include <sys/stat.h>
+
+#include "../base/error.h"
+#include "../base/escape.h"
+
+/*
+ * The place where a database is restored to: its directory, the names that
+ * belong to it, and what stands in the way. One per restore, on one thread.
+ */
+
+#define US_SIDE_COUNT 3 /* -wal, -shm, -journal, in this order */
+#define US_SIDE_SHM 1
+#define US_SIDE_NAME_LEN_MAX (NAME_MAX + 8) /* too long for the file system: does not exist */
+#define US_HIDDEN_NAME_LEN_MAX 40
+
+struct us_output {
+	const char *path; /* borrowed */
+	char shown[US_ESCAPE_SHOW_LEN]; /* path for messages */
+	char dir[PATH_MAX];
+	size_t made_len; /* of the first directory that was made, a prefix of DIR; 0: none */
+	int dir_fd;	 /* -1: the directory does not exist (yet) */
+	int temp_fd;	 /* the file being restored, or -1 */
+	char name[NAME_MAX + 1];
+	char side[US_SIDE_COUNT][US_SIDE_NAME_LEN_MAX + 1];
+	/* Hidden names, the same in every restore of this output; place.c. */
+	char temp[US_HIDDEN_NAME_LEN_MAX + 1];
+	char before_new[US_HIDDEN_NAME_LEN_MAX + 1];
+	char before_db[US_HIDDEN_NAME_LEN_MAX + 1];
+	char before_side[US_SIDE_COUNT][US_HIDDEN_NAME_LEN_MAX + 1];
+};
+
+/* Splits PATH (borrowed) and opens its directory if that exists. Paired with
+ * us_output_close, which is safe after a failure. */
+int32_t us_output_open(struct us_output *o, const char *path, struct us_error *err);
+/* Closes; removes the temporary file if it is still there, and directories that
+ * were made for it and are empty. */
+void us_output_close(struct us_output *o);
+
+/* Whether something is there under the name (a link is followed). 1, 0 or US_E_*. */
+int32_t us_output_exists(const struct us_output *o, struct us_error *err);
+
+/* The file or link NAME itself. 1, 0 (not there) or US_E_*. */
+int32_t us_output_stat(const struct us_output *o, const char *name, struct stat *ret_st,
+		       struct us_error *err);
+
+/*
+ * Refuses what may not be replaced: US_E_EXISTS for a database (not an empty
+ * file) or a side file unless FORCE, and always for what is no regular file.
+ * Then 0 with RET_PRESENT: 1 if a file has the name.
+ */
+int32_t us_output_check(const struct us_output *o, int force, int *ret_present, struct us_error *err);
+
+/* US_E_BUSY if anybody holds one of SQLite's locks on the database or its -shm.
+ * Takes none. */
+int32_t us_output_probe(const struct us_output *o, struct us_error *err);
+
+struct us_output_locks {
+	int db_fd, shm_fd; /* -1: there is none */
+};
+
+/* Takes all of SQLite's locks on the database and its -shm, where they exist.
+ * US_E_BUSY, and nothing is held, if anybody has one. */
+int32_t us_output_lock(const struct us_output *o, struct us_output_locks *ret_locks,
+		       struct us_error *err);
+void us_output_unlock(struct us_output_locks *locks);
+
+/*
+ * One at a time: held for the short while in which names are looked at and
+ * changed, by all restores into one directory (flock on it). Waits up to 30 s, then
+ * US_E_BUSY. Goes without on file systems that cannot do it.
+ */
+int32_t us_output_enter(const struct us_output *o, const _Atomic uint32_t *cancel,
+			struct us_error *err);
+void us_output_leave(const struct us_output *o);
+
+/* Makes the directory durably (each missing one, 0700), then the temporary file
+ * (0600). US_E_BUSY if another restore of this output is under way. */
+int32_t us_output_temp(struct us_output *o, const _Atomic uint32_t *cancel, struct us_error *err);
+
+int32_t us_output_sync_dir(const struct us_output *o, struct us_error *err);
+
+#endif

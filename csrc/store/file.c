@@ -1,0 +1,660 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A directory as target: keys are paths below it, directories 0700, objects 0600.
+ *
+ * An object is written to a temporary file, made durable, renamed to its key, and
+ * the rename made durable; only then is it acknowledged. That is done in batches:
+ * the writer thread takes all puts that wait (at most BATCH_MAX) and writes their
+ * temporary files while the committer thread makes the batch before durable. A
+ * small batch costs an fsync per file and directory, a larger one two syncfs,
+ * which a hundred thousand small objects need.
+ *
+ * Temporary files are in `.litestream-multi-db-tmp/<16 hex digits>/` at the root: a
+ * directory per process, locked with flock while it lives, so that a start can
+ * remove what killed runs have left, and only that. No key begins with a dot, so
+ * listings never see them; a rename across directories is as atomic as one within.
+ *
+ * Paths below the root are opened component by component without following links
+ * (us_tree_open): whoever can write into the target cannot lead us out of it.
+ *
+ * Locks: file->mutex only, never held across I/O. The batch that is handed over is
+ * the committer's alone.
+ */
+#include "store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "../base/alloc.h"
+#include "../base/clock.h"
+#include "../base/thread.h"
+#include "../base/tree.h"
+#include "file_list.h"
+
+#define BATCH_MAX 1024
+#define SMALL_BATCH 16
+#define COPY_LEN ((size_t)256 * 1024)
+#define TMP_DIR ".litestream-multi-db-tmp"
+#define KEY_LEN_MAX 1024
+#define TMP_NAME_LEN 24
+
+struct item {
+	struct us_put *put;
+	int fd; /* of the temporary file; -1: closed, or failed */
+	char tmp_name[TMP_NAME_LEN];
+};
+
+struct batch {
+	struct item items[BATCH_MAX];
+	size_t count;
+};
+
+struct file_store {
+	struct us_store base;
+	char *directory;
+	int root_fd;
+	int tmp_fd; /* this process's directory for temporary files; -1: read-only */
+	char tmp_dir[sizeof(TMP_DIR) + 20];
+	uint64_t tmp_count;
+	uint8_t *copy; /* the writer's */
+	pthread_t writer, committer;
+	int writer_started, committer_started;
+	_Atomic uint32_t canceled;
+
+	pthread_mutex_t mutex; /* guards all below */
+	pthread_cond_t changed;
+	struct us_put *queued, **queued_last;
+	struct us_put *done, **done_last;
+	struct batch batches[2];
+	struct batch *handed; /* written, for the committer; NULL: it is idle */
+	int closing;
+	struct us_store_counts counts;
+};
+
+static struct file_store *of(struct us_store *store)
+{
+	return (struct file_store *)store;
+}
+
+/* ------------------------------------------------------------------- writing */
+
+static int32_t fail_put(struct us_put *put, const char *doing)
+{
+	put->rc = us_fail_errno(&put->err, errno, "PUT \"%s\": cannot %s", put->key, doing);
+	return put->rc;
+}
+
+static int write_all(int fd, const uint8_t *data, size_t len)
+{
+	while (len > 0) {
+		ssize_t n = write(fd, data, len);
+		if (n < 0 && errno != EINTR) {
+			return -1;
+		}
+		if (n > 0) {
+			data += n;
+			len -= (size_t)n;
+		}
+	}
+	return 0;
+}
+
+static int32_t write_object(struct file_store *file, int fd, struct us_put *put)
+{
+	if (put->data) {
+		return write_all(fd, put->data, (size_t)put->len) ? fail_put(put, "write it") : 0;
+	}
+	for (uint64_t off = 0; off < put->len;) {
+		uint64_t left = put->len - off;
+		if (file->canceled) {
+			put->rc = us_fail(&put->err, US_E_CANCELED, "canceled");
+			return put->rc;
+		}
+		ssize_t n = pread(put->fd, file->copy, left < COPY_LEN ? (size_t)left : COPY_LEN,
+				  (off_t)off);
+		if (n < 0 && errno == EINTR) {
+			continue;
+		}
+		if (n <= 0) {
+			errno = n ? errno : EIO;
+			return fail_put(put, "read it from the spool");
+		}
+		if (write_all(fd, file->copy, (size_t)n)) {
+			return fail_put(put, "write it");
+		}
+		off += (uint64_t)n;
+	}
+	return 0;
+}
+
+static void close_item(struct item *item)
+{
+	if (item->fd >= 0) {
+		(void)close(item->fd); /* an error would have shown in fsync or syncfs */
+		item->fd = -1;
+	}
+}
+
+static void write_item(struct file_store *file, struct item *item, int keep_open)
+{
+	struct us_put *put = item->put;
+	item->fd = -1;
+	put->rc = 0;
+	if (file->canceled) {
+		put->rc = us_fail(&put->err, US_E_CANCELED, "canceled");
+		return;
+	}
+	(void)snprintf(item->tmp_name, sizeof(item->tmp_name), "%016llx",
+		       (unsigned long long)file->tmp_count++);
+	item->fd = openat(file->tmp_fd, item->tmp_name,
+			  O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (item->fd < 0) {
+		(void)fail_put(put, "create a temporary file");
+		return;
+	}
+	if (write_object(file, item->fd, put)) {
+		close_item(item);
+		(void)unlinkat(file->tmp_fd, item->tmp_name, 0); /* else the next start removes it */
+	} else if (!keep_open) {
+		close_item(item);
+	}
+}
+
+/* Moves up to BATCH_MAX waiting puts to BATCH. Wants the mutex. */
+static void take_queued(struct file_store *file, struct batch *batch)
+{
+	batch->count = 0;
+	while (file->queued && batch->count < BATCH_MAX) {
+		struct us_put *put = file->queued;
+		file->queued = put->next;
+		put->next = NULL;
+		batch->items[batch->count++].put = put;
+	}
+	if (!file->queued) {
+		file->queued_last = &file->queued;
+	}
+}
+
+static void *writer_main(void *arg)
+{
+	struct file_store *file = arg;
+	struct batch *batch = &file->batches[0];
+	(void)pthread_mutex_lock(&file->mutex);
+	for (;;) {
+		while (!file->queued && !file->closing) {
+			(void)pthread_cond_wait(&file->changed, &file->mutex);
+		}
+		if (!file->queued) {
+			break;
+		}
+		take_queued(file, batch);
+		file->counts.put += batch->count;
+		(void)pthread_mutex_unlock(&file->mutex);
+		for (size_t i = 0; i < batch->count; i++) {
+			write_item(file, &batch->items[i], batch->count <= SMALL_BATCH);
+		}
+		(void)pthread_mutex_lock(&file->mutex);
+		while (file->handed) {
+			(void)pthread_cond_wait(&file->changed, &file->mutex);
+		}
+		file->handed = batch;
+		(void)pthread_cond_broadcast(&file->changed);
+		batch = batch == &file->batches[0] ? &file->batches[1] : &file->batches[0];
+	}
+	(void)pthread_mutex_unlock(&file->mutex);
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- committing */
+
+static int enter_or_make(int dir_fd, const char *name, int *ret_created)
+{
+	if (!mkdirat(dir_fd, name, 0700)) {
+		*ret_created = 1;
+	} else if (errno != EEXIST) {
+		return -1;
+	}
+	return openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+/* Opens the directory of KEY, creating what is missing, component by component so
+ * that no link is followed. Returns a descriptor, or -1 with errno; RET_CREATED is
+ * set if something was created. */
+static int open_directory(struct file_store *file, const char *key, size_t dir_len, int *ret_created)
+{
+	char path[KEY_LEN_MAX + 1];
+	memcpy(path, key, dir_len);
+	path[dir_len] = '\0';
+	int fd = us_tree_open(file->root_fd, path, O_RDONLY | O_DIRECTORY, path, NULL);
+	if (fd >= 0) {
+		return fd;
+	}
+	int dir_fd = file->root_fd;
+	for (char *name = path;;) {
+		char *slash = strchr(name, '/');
+		if (slash) {
+			*slash = '\0';
+		}
+		fd = enter_or_make(dir_fd, name, ret_created);
+		int saved = errno;
+		if (dir_fd != file->root_fd) {
+			(void)close(dir_fd); /* only passed through */
+		}
+		errno = saved;
+		if (fd < 0 || !slash) {
+			return fd;
+		}
+		dir_fd = fd;
+		name = slash + 1;
+	}
+}
+
+/* Renames ITEM to its key. SYNC: makes its directory durable too, unless one was
+ * created on the way (RET_CREATED: the caller has to sync more). */
+static void place_item(struct file_store *file, struct item *item, int sync, int *ret_created)
+{
+	struct us_put *put = item->put;
+	const char *slash = strrchr(put->key, '/');
+	const char *name = slash ? slash + 1 : put->key;
+	int dir_fd = file->root_fd;
+	if (slash) {
+		dir_fd = open_directory(file, put->key, (size_t)(slash - put->key), ret_created);
+	}
+	if (dir_fd < 0) {
+		(void)fail_put(put, "open its directory");
+	} else if (renameat(file->tmp_fd, item->tmp_name, dir_fd, name)) {
+		(void)fail_put(put, "rename it into place");
+	} else if (sync && fsync(dir_fd)) {
+		(void)fail_put(put, "make its directory durable");
+	}
+	if (put->rc) {
+		(void)unlinkat(file->tmp_fd, item->tmp_name, 0); /* else the next start removes it */
+	}
+	if (dir_fd >= 0 && dir_fd != file->root_fd) {
+		(void)close(dir_fd); /* a directory: synced or not */
+	}
+}
+
+static void fail_all(struct batch *batch, const char *doing)
+{
+	int saved = errno;
+	for (size_t i = 0; i < batch->count; i++) {
+		if (batch->items[i].put->rc == 0) {
+			errno = saved;
+			(void)fail_put(batch->items[i].put, doing);
+		}
+	}
+}
+
+static void commit_batch(struct file_store *file, struct batch *batch)
+{
+	int small = batch->count <= SMALL_BATCH;
+	int created = 0;
+	if (!small && syncfs(file->root_fd)) {
+		fail_all(batch, "make it durable");
+	}
+	for (size_t i = 0; i < batch->count; i++) {
+		struct item *item = &batch->items[i];
+		if (small && item->put->rc == 0 && fsync(item->fd)) {
+			(void)fail_put(item->put, "make it durable");
+		}
+		close_item(item);
+		if (item->put->rc == 0) {
+			place_item(file, item, small, &created);
+		} else if (item->tmp_name[0]) {
+			(void)unlinkat(file->tmp_fd, item->tmp_name, 0); /* may be gone already */
+		}
+	}
+	if ((!small || created) && syncfs(file->root_fd)) {
+		fail_all(batch, "make its directory durable");
+	}
+}
+
+static void *committer_main(void *arg)
+{
+	struct file_store *file = arg;
+	(void)pthread_mutex_lock(&file->mutex);
+	for (;;) {
+		while (!file->handed && !file->closing) {
+			(void)pthread_cond_wait(&file->changed, &file->mutex);
+		}
+		struct batch *batch = file->handed;
+		if (!batch) {
+			break;
+		}
+		(void)pthread_mutex_unlock(&file->mutex);
+		int64_t start_ns = us_clock_mono_ns();
+		commit_batch(file, batch);
+		int64_t took_ns = us_clock_mono_ns() - start_ns;
+		(void)pthread_mutex_lock(&file->mutex);
+		file->counts.put_ns += (uint64_t)took_ns;
+		for (size_t i = 0; i < batch->count; i++) {
+			struct us_put *put = batch->items[i].put;
+			file->counts.put_bytes += put->rc == 0 ? put->len : 0;
+			*file->done_last = put;
+			file->done_last = &put->next;
+		}
+		file->handed = NULL;
+		(void)pthread_cond_broadcast(&file->changed);
+	}
+	(void)pthread_mutex_unlock(&file->mutex);
+	return NULL;
+}
+
+/* ------------------------------------------------------------------ interface */
+
+static void file_put_start(struct us_store *store, struct us_put *put)
+{
+	struct file_store *file = of(store);
+	put->next = NULL;
+	(void)pthread_mutex_lock(&file->mutex);
+	*file->queued_last = put;
+	file->queued_last = &put->next;
+	(void)pthread_cond_broadcast(&file->changed);
+	(void)pthread_mutex_unlock(&file->mutex);
+}
+
+static struct us_put *file_put_wait(struct us_store *store, int32_t timeout_ms)
+{
+	struct file_store *file = of(store);
+	int64_t end_ns = us_clock_mono_ns() + timeout_ms * US_NS_PER_MS;
+	(void)pthread_mutex_lock(&file->mutex);
+	for (int64_t left_ns; !file->done && (left_ns = end_ns - us_clock_mono_ns()) > 0;) {
+		(void)us_cond_wait_ns(&file->changed, &file->mutex, left_ns);
+	}
+	struct us_put *done = file->done;
+	file->done = NULL;
+	file->done_last = &file->done;
+	(void)pthread_mutex_unlock(&file->mutex);
+	return done;
+}
+
+static int32_t file_get(struct us_store *store, const char *key, int64_t offset, uint64_t len,
+			us_store_data_fn *fn, void *arg, uint64_t *ret_len, struct us_error *err)
+{
+	struct file_store *file = of(store);
+	struct stat st;
+	int fd = us_tree_open(file->root_fd, key, O_RDONLY, key, err);
+	if (fd < 0) {
+		return fd;
+	}
+	int32_t rc = 0;
+	uint8_t *buf = us_alloc(COPY_LEN);
+	if (!buf) {
+		rc = us_fail_nomem(err);
+		goto out;
+	}
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
+		rc = us_fail(err, US_E_NOTFOUND, "GET \"%s\": it is not a regular file", key);
+		goto out;
+	}
+	uint64_t whole = (uint64_t)st.st_size;
+	uint64_t back = offset < 0 ? (uint64_t)-offset : 0;
+	uint64_t at = offset < 0 ? (back < whole ? whole - back : 0) : (uint64_t)offset;
+	uint64_t got = 0;
+	while (!rc && got < len && at < whole) {
+		if (file->canceled) {
+			rc = us_fail(err, US_E_CANCELED, "canceled");
+			break;
+		}
+		uint64_t want = len - got < COPY_LEN ? len - got : COPY_LEN;
+		ssize_t n = pread(fd, buf, (size_t)want, (off_t)at);
+		if (n < 0 && errno == EINTR) {
+			continue;
+		}
+		if (n <= 0) {
+			rc = n ? us_fail_errno(err, errno, "GET \"%s\": cannot read it", key)
+			       : us_fail(err, US_E_IO, "GET \"%s\": it was cut while it was read", key);
+			break;
+		}
+		at += (uint64_t)n;
+		got += (uint64_t)n;
+		rc = fn(arg, buf, (size_t)n, err);
+	}
+	(void)pthread_mutex_lock(&file->mutex);
+	file->counts.get++;
+	file->counts.get_bytes += rc ? 0 : got;
+	(void)pthread_mutex_unlock(&file->mutex);
+	if (!rc && ret_len) {
+		*ret_len = whole;
+	}
+out:
+	us_free(buf);
+	(void)close(fd); /* only read from */
+	return rc;
+}
+
+static int32_t file_list(struct us_store *store, const char *prefix, us_store_list_fn *fn, void *arg,
+			 struct us_error *err)
+{
+	struct file_store *file = of(store);
+	int64_t start_ns = us_clock_mono_ns();
+	int32_t rc = us_file_list(file->root_fd, prefix, fn, arg, &file->canceled, err);
+	(void)pthread_mutex_lock(&file->mutex);
+	file->counts.list++;
+	file->counts.list_ns += (uint64_t)(us_clock_mono_ns() - start_ns);
+	(void)pthread_mutex_unlock(&file->mutex);
+	return rc;
+}
+
+static int32_t file_remove(struct us_store *store, const char *key, struct us_error *err)
+{
+	struct file_store *file = of(store);
+	char dir[KEY_LEN_MAX + 1] = ".";
+	const char *slash = strrchr(key, '/');
+	int dir_fd = file->root_fd;
+	(void)pthread_mutex_lock(&file->mutex);
+	file->counts.remove++;
+	(void)pthread_mutex_unlock(&file->mutex);
+	if (slash) {
+		(void)snprintf(dir, sizeof(dir), "%.*s", (int)(slash - key), key);
+		dir_fd = us_tree_open(file->root_fd, dir, O_RDONLY | O_DIRECTORY, key, err);
+		if (dir_fd < 0) {
+			return dir_fd == US_E_NOTFOUND ? 0 : dir_fd;
+		}
+	}
+	int32_t rc = 0;
+	if (unlinkat(dir_fd, slash ? slash + 1 : key, 0) && errno != ENOENT) {
+		rc = us_fail_errno(err, errno, "DELETE \"%s\"", key);
+	} else if (fsync(dir_fd)) {
+		rc = us_fail_errno(err, errno, "DELETE \"%s\": cannot make it durable", key);
+	}
+	if (dir_fd != file->root_fd) {
+		(void)close(dir_fd); /* synced */
+	}
+	return rc;
+}
+
+static void file_cancel(struct us_store *store)
+{
+	of(store)->canceled = 1;
+}
+
+static void file_counts(struct us_store *store, struct us_store_counts *ret_counts)
+{
+	struct file_store *file = of(store);
+	(void)pthread_mutex_lock(&file->mutex);
+	*ret_counts = file->counts;
+	(void)pthread_mutex_unlock(&file->mutex);
+}
+
+static void remove_tmp_dir(int parent_fd, int dir_fd, const char *name)
+{
+	(void)us_file_remove_all(dir_fd);	      /* what stays is found by the next start */
+	(void)unlinkat(parent_fd, name, AT_REMOVEDIR); /* likewise */
+}
+
+static void file_close(struct us_store *store)
+{
+	struct file_store *file = of(store);
+	(void)pthread_mutex_lock(&file->mutex);
+	file->closing = 1;
+	(void)pthread_cond_broadcast(&file->changed);
+	(void)pthread_mutex_unlock(&file->mutex);
+	if (file->writer_started) {
+		(void)pthread_join(file->writer, NULL); /* ours, joined once */
+	}
+	if (file->committer_started) {
+		(void)pthread_join(file->committer, NULL);
+	}
+	if (file->tmp_fd >= 0) {
+		remove_tmp_dir(file->root_fd, file->tmp_fd, file->tmp_dir);
+		(void)close(file->tmp_fd); /* releases its lock */
+	}
+	if (file->root_fd >= 0) {
+		(void)close(file->root_fd); /* a directory */
+	}
+	(void)pthread_cond_destroy(&file->changed); /* nobody waits any more */
+	(void)pthread_mutex_destroy(&file->mutex);
+	us_free(file->directory);
+	us_free(file->copy);
+	us_free(file);
+}
+
+static const struct us_store_ops file_ops = {
+	.put_start = file_put_start,
+	.put_wait = file_put_wait,
+	.get = file_get,
+	.list = file_list,
+	.remove = file_remove,
+	.cancel = file_cancel,
+	.counts = file_counts,
+	.close = file_close,
+};
+
+/* -------------------------------------------------------------------- opening */
+
+static int32_t check_case(struct file_store *file, uint64_t random, struct us_error *err)
+{
+	char name[48], folded[48];
+	(void)snprintf(name, sizeof(name), ".us-CASE-%016llx", (unsigned long long)random);
+	(void)snprintf(folded, sizeof(folded), ".us-case-%016llx", (unsigned long long)random);
+	int fd = openat(file->root_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0) {
+		return us_fail_errno(err, errno, "directory: cannot create a file in \"%s\"",
+				     file->directory);
+	}
+	(void)close(fd); /* empty */
+	int folds = !faccessat(file->root_fd, folded, F_OK, AT_SYMLINK_NOFOLLOW);
+	if (unlinkat(file->root_fd, name, 0)) {
+		return us_fail_errno(err, errno, "directory: cannot remove a file from \"%s\"",
+				     file->directory);
+	}
+	return folds ? us_fail(err, US_E_CONFIG,
+			       "directory: \"%s\" folds case, so two databases could share a file; choose "
+			       "a directory that does not",
+			       file->directory)
+		     : 0;
+}
+
+/* Called for each entry of TMP_DIR: removes those that no living process locks. */
+static void remove_if_stale(int parent_fd, const char *name)
+{
+	int fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0) {
+		return;
+	}
+	if (!flock(fd, LOCK_EX | LOCK_NB)) {
+		remove_tmp_dir(parent_fd, fd, name);
+	}
+	(void)close(fd); /* and its lock */
+}
+
+/* Makes and locks this process's directory for temporary files. */
+static int32_t make_tmp_dir(struct file_store *file, struct us_error *err)
+{
+	if (mkdirat(file->root_fd, TMP_DIR, 0700) && errno != EEXIST) {
+		return us_fail_errno(err, errno, "directory: cannot create \"%s/" TMP_DIR "\"",
+				     file->directory);
+	}
+	int parent_fd = us_tree_open(file->root_fd, TMP_DIR, O_RDONLY | O_DIRECTORY, TMP_DIR, err);
+	if (parent_fd < 0) {
+		return parent_fd;
+	}
+	us_file_each_name(parent_fd, remove_if_stale);
+	(void)close(parent_fd); /* a directory */
+	for (int tries = 0; tries < 10; tries++) {
+		uint64_t random;
+		struct stat st;
+		if (getrandom(&random, sizeof(random), 0) != sizeof(random)) {
+			break;
+		}
+		(void)snprintf(file->tmp_dir, sizeof(file->tmp_dir), TMP_DIR "/%016llx",
+			       (unsigned long long)random);
+		if (mkdirat(file->root_fd, file->tmp_dir, 0700)) {
+			break;
+		}
+		file->tmp_fd = us_tree_open(file->root_fd, file->tmp_dir, O_RDONLY | O_DIRECTORY,
+					    file->tmp_dir, NULL);
+		/* Another start may have taken it for a leftover before it was locked. */
+		if (file->tmp_fd >= 0 && !flock(file->tmp_fd, LOCK_EX | LOCK_NB) &&
+		    !fstat(file->tmp_fd, &st) && st.st_nlink > 0) {
+			return check_case(file, random, err);
+		}
+		if (file->tmp_fd >= 0) {
+			(void)close(file->tmp_fd); /* lost to the other one */
+			file->tmp_fd = -1;
+		}
+	}
+	return us_fail_errno(err, errno, "directory: cannot create \"%s/%s\"", file->directory,
+			     file->tmp_dir);
+}
+
+static int32_t start_threads(struct file_store *file, struct us_error *err)
+{
+	file->copy = us_alloc(COPY_LEN);
+	if (!file->copy) {
+		return us_fail_nomem(err);
+	}
+	int32_t rc = us_thread_start(&file->writer, "us-write", writer_main, file, err);
+	if (!rc) {
+		file->writer_started = 1;
+		rc = us_thread_start(&file->committer, "us-commit", committer_main, file, err);
+		file->committer_started = !rc;
+	}
+	return rc;
+}
+
+int32_t us_store_file_open(const char *directory, int read_only, struct us_store **ret_store,
+			   struct us_error *err)
+{
+	struct file_store *file = us_alloc_zero(sizeof(*file));
+	if (!file) {
+		return us_fail_nomem(err);
+	}
+	file->base.ops = &file_ops;
+	file->root_fd = file->tmp_fd = -1;
+	file->queued_last = &file->queued;
+	file->done_last = &file->done;
+	file->directory = us_strdup(directory);
+	(void)pthread_mutex_init(&file->mutex, NULL); /* never fails on Linux */
+	int32_t rc = file->directory ? us_cond_init(&file->changed, err) : us_fail_nomem(err);
+	if (!rc && !read_only && mkdir(directory, 0700) && errno != EEXIST) {
+		rc = us_fail_errno(err, errno, "directory: cannot create \"%s\"", directory);
+	}
+	if (!rc) {
+		file->root_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (file->root_fd < 0) {
+			rc = us_fail_errno(err, errno, "directory: cannot open \"%s\"", directory);
+		}
+	}
+	if (!rc && !read_only) {
+		rc = make_tmp_dir(file, err);
+	}
+	if (!rc && !read_only) {
+		rc = start_threads(file, err);
+	}
+	if (rc) {
+		file_close(&file->base);
+		return rc;
+	}
+	*ret_store = &file->base;
+	return 0;
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef US_STORE_S3_INTERNAL_H
+#define US_STORE_S3_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "store.h"
+#include "transfer.h"
+
+/* Shared by s3.c (opening), s3_pool.c (uploads) and s3_call.c (blocking calls). */
+
+struct us_s3_pool; /* s3_pool.c */
+struct us_s3_call; /* s3_call.c */
+
+struct us_s3_kind_counts {
+	_Atomic uint64_t count, bytes, ns;
+};
+
+struct us_s3_store {
+	struct us_store base;
+	struct us_s3_endpoint endpoint; /* immutable, as are the next two */
+	struct us_s3_timing timing;
+	uint32_t concurrency;
+	struct us_s3_signer signer;
+	atomic_int canceled;
+	struct us_s3_kind_counts put, get, list, remove;
+	struct us_s3_pool *pool;
+	/* idle objects of blocking calls, each with its connections */
+	pthread_mutex_t calls_lock;
+	struct us_s3_call *calls;
+	uint32_t call_count;
+};
+
+/* us_store_s3_open with other time-outs. */
+int32_t us_s3_open_timed(const struct us_store_s3_options *options,
+			 const struct us_s3_timing *timing, struct us_store **ret_store,
+			 struct us_error *err);
+
+/* Counts a request that has ended, if it was sent. */
+void us_s3_count(struct us_s3_kind_counts *counts, struct us_s3_transfer *transfer,
+		 uint64_t bytes);
+
+int32_t us_s3_get(struct us_store *store, const char *key, int64_t offset, uint64_t len,
+		  us_store_data_fn *fn, void *arg, uint64_t *ret_len, struct us_error *err);
+int32_t us_s3_list(struct us_store *store, const char *prefix, us_store_list_fn *fn, void *arg,
+		   struct us_error *err);
+int32_t us_s3_remove(struct us_store *store, const char *key, struct us_error *err);
+void us_s3_calls_free(struct us_s3_store *store);
+
+/* The upload pool (s3_pool.c): the operations of the same names. */
+int32_t us_s3_pool_open(struct us_s3_store *store, struct us_error *err);
+void us_s3_pool_close(struct us_s3_store *store);
+void us_s3_pool_wake(struct us_s3_store *store);
+void us_s3_put_start(struct us_store *store, struct us_put *put);
+struct us_put *us_s3_put_wait(struct us_store *store, int32_t timeout_ms);
+/* How many puts may be under way now (backing off). For tests. */
+uint32_t us_s3_pool_limit(struct us_store *store);
+
+#endif

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The rules about one record: what counts as changed, and how its next object is
+ * called. Pure functions; the table holds the records, the state file keeps them.
+ *
+ * Racy rule, as git's index has it: a file that was changed within the same tick
+ * as it was looked at can be changed once more without its ctime moving. Such a
+ * record is looked at again although nothing differs. Only ctime counts: users
+ * can set mtime.
+ */
+#include "record.h"
+
+#include "../base/bytes.h"
+
+uint64_t us_fingerprint(const struct us_siphash_key *key, const struct us_file_stat *db,
+			const struct us_file_stat *wal)
+{
+	uint64_t fields[8] = {
+		db->len,  (uint64_t)db->mtime_ns,  (uint64_t)db->ctime_ns,  db->inode,
+		wal->len, (uint64_t)wal->mtime_ns, (uint64_t)wal->ctime_ns, wal->inode,
+	};
+	return us_siphash(key, fields, sizeof(fields));
+}
+
+uint8_t us_racy_flags(const struct us_file_stat *db, const struct us_file_stat *wal, int64_t clock_ns,
+		      uint8_t before)
+{
+	int future = us_stat_is_future(db, clock_ns) || us_stat_is_future(wal, clock_ns);
+	if (future) {
+		/* Seen in the future before and not moved since: no write can bring it back
+		 * to just this ctime. */
+		return before & US_RECORD_FUTURE ? 0 : US_RECORD_RACY | US_RECORD_FUTURE;
+	}
+	return us_stat_is_racy(db, clock_ns) || us_stat_is_racy(wal, clock_ns) ? US_RECORD_RACY : 0;
+}
+
+uint8_t us_size_class(uint64_t len)
+{
+	if (len == 0) {
+		return 0;
+	}
+	uint32_t log2 = 63u - (uint32_t)__builtin_clzll(len);
+	/* Quarters: 2^(1/4), 2^(2/4), 2^(3/4) in 1/2^16. */
+	static const uint32_t quarters[3] = { 77936, 92682, 110218 };
+	uint64_t mantissa = log2 >= 16 ? len >> (log2 - 16) : len << (16 - log2);
+	uint32_t quarter = 0;
+	while (quarter < 3 && mantissa >= quarters[quarter]) {
+		quarter++;
+	}
+	return (uint8_t)(log2 * 4 + quarter);
+}
+
+int us_record_see(struct us_record *record, uint64_t fingerprint, uint32_t now_s)
+{
+	if (record->flags & US_RECORD_UNSYNCED) {
+		return US_SEEN_CHANGED;
+	}
+	if (record->fingerprint == fingerprint) {
+		return record->flags & US_RECORD_RACY ? US_SEEN_RACY : US_SEEN_UNCHANGED;
+	}
+	us_record_set_unsynced(record, now_s, 0);
+	return US_SEEN_CHANGED;
+}
+
+static uint32_t max_u32(uint32_t a, uint32_t b)
+{
+	return a > b ? a : b;
+}
+
+uint32_t us_object_time_next(const struct us_record *record, uint64_t image_len, uint32_t window_s,
+			     uint32_t epoch_s, uint32_t now_s, uint32_t wall_s)
+{
+	int shrunk = record->object_time != 0 && us_size_class(image_len) + 4 <= record->size_class;
+	int own_second = window_s == 0 || record->object_count == 1 || shrunk;
+	if (!own_second) {
+		return max_u32(max_u32(now_s - now_s % window_s, epoch_s), record->object_time);
+	}
+	uint32_t time = max_u32(now_s, epoch_s);
+	if (time > record->object_time) {
+		return time;
+	}
+	/* The clock stands in the second of the last name: wait. If it was set back, waiting
+	 * could take a day: the next free second is as good a name. */
+	return wall_s == record->object_time ? 0 : record->object_time + 1;
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef US_TRACK_RECORD_H
+#define US_TRACK_RECORD_H
+
+#include <stdint.h>
+
+#include "../base/siphash.h"
+#include "../base/stat.h"
+
+/*
+ * What is remembered of one database: 32 bytes, no path. A record is about the
+ * image that the target has, never about what was merely looked at.
+ */
+struct us_record {
+	uint64_t path_hash;   /* never 0 */
+	uint64_t fingerprint; /* of the files when the image was read; see US_RECORD_UNSYNCED */
+	uint64_t content_hash; /* first 8 bytes (big-endian) of the SHA-256 of the LZ4 frame */
+	uint32_t object_time; /* in the name of its last object, s since 1970; 0: none yet */
+	uint8_t flags;	      /* US_RECORD_* */
+	uint8_t size_class;   /* us_size_class of the last image */
+	uint8_t object_count; /* objects written under this state: 0, 1, or 2 for more */
+	uint8_t generation;   /* of the last walk that saw it, modulo 256 */
+};
+
+_Static_assert(sizeof(struct us_record) == 32, "a database costs 32 bytes");
+
+/* Look again next cycle even if nothing differs: a ctime was within a tick. */
+#define US_RECORD_RACY 1u
+/* That ctime was in the future: it counts as old once it is seen unmoved again. */
+#define US_RECORD_FUTURE 2u
+/* The present state is not in the target. The fingerprint is not needed while
+ * this is so (the database is changed, whatever its stat says), and its bytes
+ * hold: seconds since 1970 when this was first seen (low 32 bits), and how many
+ * cycles in a row have failed (high 32 bits). */
+#define US_RECORD_UNSYNCED 4u
+/* The failure has been reported (an event was taken). In memory only. */
+#define US_RECORD_REPORTED 8u
+/* With this fingerprint it was no database, or empty; nothing to upload. */
+#define US_RECORD_NOT_DATABASE 16u
+#define US_RECORD_EMPTY 32u
+
+/* The flags that are kept in the state file. */
+#define US_RECORD_KEPT (0xffu & ~US_RECORD_REPORTED)
+
+static inline uint32_t us_record_since_s(const struct us_record *r)
+{
+	return r->flags & US_RECORD_UNSYNCED ? (uint32_t)r->fingerprint : 0;
+}
+
+static inline uint32_t us_record_failed_cycles(const struct us_record *r)
+{
+	return r->flags & US_RECORD_UNSYNCED ? (uint32_t)(r->fingerprint >> 32) : 0;
+}
+
+static inline void us_record_set_unsynced(struct us_record *r, uint32_t since_s, uint32_t failed_cycles)
+{
+	r->flags |= US_RECORD_UNSYNCED;
+	r->fingerprint = (uint64_t)failed_cycles << 32 | since_s;
+}
+
+/* 64-bit hash of both files' length, mtime, ctime and inode; keyed per state. */
+uint64_t us_fingerprint(const struct us_siphash_key *key, const struct us_file_stat *db,
+			const struct us_file_stat *wal);
+
+/* US_RECORD_RACY and US_RECORD_FUTURE as these stats, taken at CLOCK_NS, demand.
+ * BEFORE: the flags of the record if its fingerprint is equal, else 0. */
+uint8_t us_racy_flags(const struct us_file_stat *db, const struct us_file_stat *wal, int64_t clock_ns,
+		      uint8_t before);
+
+/* 4 * log2(len), rounded down: an image of less than half the size is always at
+ * least 4 classes lower. */
+uint8_t us_size_class(uint64_t len);
+
+/*
+ * The change decision: what to do with a database whose files have FINGERPRINT,
+ * given its record. US_SEEN_CHANGED marks the record US_RECORD_UNSYNCED since
+ * NOW_S; nothing else is modified.
+ */
+#define US_SEEN_UNCHANGED 0 /* nothing to do */
+#define US_SEEN_RACY 1	    /* nothing differs, but read it again */
+#define US_SEEN_CHANGED 2   /* differs, is new, or has failed so far */
+int us_record_see(struct us_record *record, uint64_t fingerprint, uint32_t now_s);
+
+/*
+ * The time in the name of the next object of a database (DESIGN.md section 3):
+ * s since 1970, or 0 if it has to wait for the next second.
+ *
+ *	window_s   0: every object has its own second
+ *	epoch_s    no name may be lower
+ *	now_s      second of the snapshot, by the clock that never runs back
+ *	wall_s     second of the wall clock
+ */
+uint32_t us_object_time_next(const struct us_record *record, uint64_t image_len, uint32_t window_s,
+			     uint32_t epoch_s, uint32_t now_s, uint32_t wall_s);
+
+#endif

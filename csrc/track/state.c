@@ -1,0 +1,541 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The state file: an SQLite database with two tables.
+ *
+ *	meta(name TEXT PRIMARY KEY, value)	target, hash_key (blob of 16), epoch,
+ *						window, high_water, target_known, open
+ *	record(path_hash INTEGER PRIMARY KEY, fingerprint, content_hash, object_time,
+ *	       flags, size_class, object_count)	64-bit values as signed integers
+ *
+ * It is a cache of what the target holds: losing it costs uploads, never data. So
+ * whatever is wrong with it (damage, another target, another schema) is answered by
+ * beginning a new one, and the caller is told why.
+ *
+ * `open` is 1 while a process has it. Finding it 1 means that the last run was
+ * killed and may have sent objects that no commit recorded; the epoch then moves,
+ * so that none of them can be overwritten.
+ *
+ * The lock is an open-file-description lock on a file of its own that holds the
+ * pid: it goes with the process, however that ends, and is not inherited through
+ * exec (O_CLOEXEC).
+ */
+#include "state.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "../base/alloc.h"
+
+#define APPLICATION_ID 0x75737374 /* "usst" */
+#define SCHEMA_VERSION 1
+#define PATH_CAP 4200
+#define BUSY_TIMEOUT_MS 5000
+
+struct us_state {
+	int lock_fd;
+	sqlite3 *db;
+	sqlite3_stmt *put, *forget;
+	struct us_state_info info;
+	int incomplete; /* a commit failed: the file lacks records that memory has */
+	int writable;
+	char path[PATH_CAP];
+};
+
+static int32_t fail_sqlite(struct us_state *state, const char *doing, struct us_error *err)
+{
+	int rc = state->db ? sqlite3_extended_errcode(state->db) : SQLITE_NOMEM;
+	const char *text = state->db ? sqlite3_errmsg(state->db) : "out of memory";
+	(void)us_fail(err, US_E_STATE, "state file \"%s\": cannot %s: %s", state->path, doing, text);
+	if (err) {
+		err->sqlite_rc = rc;
+	}
+	return US_E_STATE;
+}
+
+static int32_t run(struct us_state *state, const char *sql, const char *doing, struct us_error *err)
+{
+	return sqlite3_exec(state->db, sql, NULL, NULL, NULL) ? fail_sqlite(state, doing, err) : 0;
+}
+
+static int32_t take_lock(const char *state_dir, int *ret_fd, struct us_error *err)
+{
+	char path[PATH_CAP], text[32] = "";
+	(void)snprintf(path, sizeof(path), "%s/lock", state_dir);
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0) {
+		return us_fail_errno(err, errno, "state_dir: cannot open \"%s\"", path);
+	}
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	if (fcntl(fd, F_OFD_SETLK, &lock)) {
+		int saved = errno;
+		ssize_t len = pread(fd, text, sizeof(text) - 1, 0);
+		(void)close(fd); /* not ours */
+		if (saved != EAGAIN && saved != EACCES) {
+			return us_fail_errno(err, saved, "state_dir: cannot lock \"%s\"", path);
+		}
+		text[len > 0 ? len : 0] = '\0';
+		text[strcspn(text, "\n")] = '\0';
+		return us_fail(err, US_E_LOCKED,
+			       "state_dir: \"%s\" is in use by process %s; stop it, or give this one "
+			       "another state_dir",
+			       state_dir, text[0] ? text : "(unknown pid)");
+	}
+	int len = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
+	if (ftruncate(fd, 0) || pwrite(fd, text, (size_t)len, 0) != len) {
+		int saved = errno;
+		(void)close(fd);
+		return us_fail_errno(err, saved, "state_dir: cannot write \"%s\"", path);
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+/* One value of meta into a statement's only column; NULL if it is not there. */
+static sqlite3_stmt *meta_select(struct us_state *state, const char *name)
+{
+	sqlite3_stmt *stmt = NULL;
+	if (sqlite3_prepare_v2(state->db, "SELECT value FROM meta WHERE name = ?1", -1, &stmt, NULL) ||
+	    sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC) || sqlite3_step(stmt) != SQLITE_ROW) {
+		(void)sqlite3_finalize(stmt); /* repeats the error */
+		return NULL;
+	}
+	return stmt;
+}
+
+static int meta_int(struct us_state *state, const char *name, int64_t least, int64_t most,
+		    int64_t *ret_value)
+{
+	sqlite3_stmt *stmt = meta_select(state, name);
+	if (!stmt) {
+		return -1;
+	}
+	int is_int = sqlite3_column_type(stmt, 0) == SQLITE_INTEGER;
+	int64_t value = sqlite3_column_int64(stmt, 0);
+	(void)sqlite3_finalize(stmt); /* only read */
+	if (!is_int || value < least || value > most) {
+		return -1;
+	}
+	*ret_value = value;
+	return 0;
+}
+
+static int32_t meta_set_int(struct us_state *state, const char *name, int64_t value,
+			    struct us_error *err)
+{
+	sqlite3_stmt *stmt = NULL;
+	int failed = sqlite3_prepare_v2(state->db, "INSERT OR REPLACE INTO meta VALUES (?1, ?2)", -1,
+					&stmt, NULL) ||
+		     sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC) ||
+		     sqlite3_bind_int64(stmt, 2, value) || sqlite3_step(stmt) != SQLITE_DONE;
+	int32_t rc = failed ? fail_sqlite(state, "write to it", err) : 0;
+	(void)sqlite3_finalize(stmt); /* repeats the error */
+	return rc;
+}
+
+/* Why the file cannot be used, or NULL; fills info. */
+static const char *check_meta(struct us_state *state, const char *target)
+{
+	sqlite3_stmt *stmt = meta_select(state, "target");
+	if (!stmt) {
+		return "it is damaged";
+	}
+	const char *text = (const char *)sqlite3_column_text(stmt, 0);
+	int same = text && strcmp(text, target) == 0;
+	(void)sqlite3_finalize(stmt); /* only read */
+	if (!same) {
+		return "it belongs to another target, path template or format";
+	}
+	stmt = meta_select(state, "hash_key");
+	if (!stmt || sqlite3_column_bytes(stmt, 0) != (int)sizeof(state->info.key)) {
+		(void)sqlite3_finalize(stmt);
+		return "it is damaged";
+	}
+	memcpy(&state->info.key, sqlite3_column_blob(stmt, 0), sizeof(state->info.key));
+	(void)sqlite3_finalize(stmt);
+	int64_t epoch, window, known;
+	if (meta_int(state, "epoch", 0, UINT32_MAX, &epoch) ||
+	    meta_int(state, "window", 0, UINT32_MAX, &window) ||
+	    meta_int(state, "target_known", 0, 1, &known) ||
+	    meta_int(state, "high_water", 0, INT64_MAX, &state->info.high_water_ns)) {
+		return "it is damaged";
+	}
+	state->info.epoch_s = (uint32_t)epoch;
+	state->info.window_s = (uint32_t)window;
+	state->info.target_known = (uint32_t)known;
+	return NULL;
+}
+
+static const char *load_records(struct us_state *state, struct us_table *table)
+{
+	sqlite3_stmt *stmt = NULL;
+	if (sqlite3_prepare_v2(state->db,
+			       "SELECT path_hash, fingerprint, content_hash, object_time, flags,"
+			       " size_class, object_count FROM record",
+			       -1, &stmt, NULL)) {
+		return "it is damaged";
+	}
+	const char *why = NULL;
+	int rc;
+	while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) {
+		uint64_t hash = (uint64_t)sqlite3_column_int64(stmt, 0);
+		struct us_record *record = hash ? us_table_acquire(table, hash, 1) : NULL;
+		if (!record) {
+			why = hash ? "there is no memory for it" : "it is damaged";
+			break;
+		}
+		record->fingerprint = (uint64_t)sqlite3_column_int64(stmt, 1);
+		record->content_hash = (uint64_t)sqlite3_column_int64(stmt, 2);
+		record->object_time = (uint32_t)sqlite3_column_int64(stmt, 3);
+		record->flags = (uint8_t)(sqlite3_column_int(stmt, 4) & (int)US_RECORD_KEPT);
+		record->size_class = (uint8_t)sqlite3_column_int(stmt, 5);
+		record->object_count = (uint8_t)sqlite3_column_int(stmt, 6);
+		us_table_release(table, hash);
+	}
+	(void)sqlite3_finalize(stmt); /* rc has its error */
+	return why ? why : rc == SQLITE_DONE ? NULL : "it is damaged";
+}
+
+static int pragma_int(struct us_state *state, const char *sql, int *ret_value)
+{
+	sqlite3_stmt *stmt = NULL;
+	int failed = sqlite3_prepare_v2(state->db, sql, -1, &stmt, NULL) ||
+		     sqlite3_step(stmt) != SQLITE_ROW;
+	if (!failed) {
+		*ret_value = sqlite3_column_int(stmt, 0);
+	}
+	(void)sqlite3_finalize(stmt); /* repeats the error */
+	return failed ? -1 : 0;
+}
+
+/* Opens an existing file. NULL, or why it cannot be used. */
+static const char *open_existing(struct us_state *state, const char *target, int flags,
+				 struct us_table *table)
+{
+	int id, version;
+	if (sqlite3_open_v2(state->path, &state->db, flags | SQLITE_OPEN_NOMUTEX, NULL) ||
+	    sqlite3_busy_timeout(state->db, BUSY_TIMEOUT_MS) ||
+	    pragma_int(state, "PRAGMA application_id", &id) ||
+	    pragma_int(state, "PRAGMA user_version", &version)) {
+		return "it is damaged";
+	}
+	if (id != APPLICATION_ID || version != SCHEMA_VERSION) {
+		return "it is not a state file of this version";
+	}
+	const char *why = check_meta(state, target);
+	return why ? why : load_records(state, table);
+}
+
+static int32_t prepare(struct us_state *state, struct us_error *err)
+{
+	if (sqlite3_prepare_v3(state->db, "INSERT OR REPLACE INTO record VALUES (?1,?2,?3,?4,?5,?6,?7)",
+			       -1, SQLITE_PREPARE_PERSISTENT, &state->put, NULL) ||
+	    sqlite3_prepare_v3(state->db, "DELETE FROM record WHERE path_hash = ?1", -1,
+			       SQLITE_PREPARE_PERSISTENT, &state->forget, NULL)) {
+		return fail_sqlite(state, "prepare a statement", err);
+	}
+	return 0;
+}
+
+static int32_t write_new_meta(struct us_state *state, const char *target, struct us_error *err)
+{
+	sqlite3_stmt *stmt = NULL;
+	int failed =
+		sqlite3_prepare_v2(state->db,
+				   "INSERT INTO meta VALUES ('target', ?1), ('hash_key', ?2),"
+				   " ('high_water', 0), ('target_known', 0)",
+				   -1, &stmt, NULL) ||
+		sqlite3_bind_text(stmt, 1, target, -1, SQLITE_STATIC) ||
+		sqlite3_bind_blob(stmt, 2, &state->info.key, sizeof(state->info.key), SQLITE_STATIC) ||
+		sqlite3_step(stmt) != SQLITE_DONE;
+	int32_t rc = failed ? fail_sqlite(state, "write to it", err) : 0;
+	(void)sqlite3_finalize(stmt); /* repeats the error */
+	return rc;
+}
+
+static int32_t remove_file(const char *path, const char *suffix, struct us_error *err)
+{
+	char name[PATH_CAP + 16];
+	(void)snprintf(name, sizeof(name), "%s%s", path, suffix);
+	if (unlink(name) && errno != ENOENT) {
+		return us_fail_errno(err, errno, "state_dir: cannot remove \"%s\"", name);
+	}
+	return 0;
+}
+
+static int32_t create(struct us_state *state, const char *target, struct us_error *err)
+{
+	static const char schema[] =
+		"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
+		"BEGIN IMMEDIATE;"
+		"CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;"
+		"CREATE TABLE record (path_hash INTEGER PRIMARY KEY, fingerprint INTEGER NOT NULL,"
+		" content_hash INTEGER NOT NULL, object_time INTEGER NOT NULL, flags INTEGER NOT NULL,"
+		" size_class INTEGER NOT NULL, object_count INTEGER NOT NULL);";
+	static const char *const suffixes[] = { "", "-wal", "-shm", "-journal" };
+	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+		int32_t rc = remove_file(state->path, suffixes[i], err);
+		if (rc) {
+			return rc;
+		}
+	}
+	memset(&state->info, 0, sizeof(state->info));
+	if (getrandom(&state->info.key, sizeof(state->info.key), 0) != sizeof(state->info.key)) {
+		return us_fail_errno(err, errno, "no random bytes for a new state");
+	}
+	if (sqlite3_open_v2(state->path, &state->db,
+			    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL)) {
+		return fail_sqlite(state, "create it", err);
+	}
+	char identity[96];
+	(void)snprintf(identity, sizeof(identity), "PRAGMA application_id = %d; PRAGMA user_version = %d;",
+		       APPLICATION_ID, SCHEMA_VERSION);
+	int32_t rc = run(state, schema, "create it", err);
+	if (!rc) {
+		rc = run(state, identity, "create it", err);
+	}
+	if (!rc) {
+		rc = write_new_meta(state, target, err);
+	}
+	return rc ? rc : run(state, "COMMIT", "create it", err);
+}
+
+static void close_db(struct us_state *state)
+{
+	(void)sqlite3_finalize(state->put); /* repeats an error that was reported */
+	(void)sqlite3_finalize(state->forget);
+	state->put = state->forget = NULL;
+	(void)sqlite3_close(state->db); /* all statements are finalized */
+	state->db = NULL;
+}
+
+/* Moves the epoch where that is due and marks the state as open. */
+static int32_t start(struct us_state *state, int fresh, uint32_t window_s, uint32_t now_s,
+		     struct us_error *err)
+{
+	int64_t was_open = 0;
+	(void)meta_int(state, "open", 0, 1, &was_open); /* missing in a fresh one: 0 */
+	uint32_t floor_s = (uint32_t)(state->info.high_water_ns / US_NS_PER_S);
+	uint32_t at_s = now_s > floor_s ? now_s : floor_s;
+	if (was_open && at_s < UINT32_MAX) {
+		at_s++; /* the killed run may have used this very second */
+	}
+	if ((fresh || was_open || window_s != state->info.window_s) && at_s > state->info.epoch_s) {
+		state->info.epoch_s = at_s;
+	}
+	state->info.window_s = window_s;
+	int32_t rc = run(state, "BEGIN IMMEDIATE", "write to it", err);
+	if (!rc) {
+		rc = meta_set_int(state, "epoch", state->info.epoch_s, err);
+	}
+	if (!rc) {
+		rc = meta_set_int(state, "window", window_s, err);
+	}
+	if (!rc) {
+		rc = meta_set_int(state, "open", 1, err);
+	}
+	return rc ? rc : run(state, "COMMIT", "write to it", err);
+}
+
+static int32_t new_state(const char *state_dir, struct us_state **ret_state, struct us_error *err)
+{
+	struct us_state *state = us_alloc_zero(sizeof(*state));
+	if (!state) {
+		return us_fail_nomem(err);
+	}
+	state->lock_fd = -1;
+	if (snprintf(state->path, sizeof(state->path), "%s/state.db", state_dir) >=
+	    (int)sizeof(state->path)) {
+		us_free(state);
+		return us_fail(err, US_E_CONFIG, "state_dir: path of %zu bytes is too long",
+			       strlen(state_dir));
+	}
+	*ret_state = state;
+	return 0;
+}
+
+/* Opens what is there, else begins anew; TABLE is filled or untouched. */
+static int32_t open_or_create(struct us_state *state, const char *target, struct us_table *table,
+			      char *ret_reset, size_t reset_cap, int *ret_fresh, struct us_error *err)
+{
+	struct stat st;
+	const char *why = NULL;
+	*ret_fresh = 0;
+	ret_reset[0] = '\0';
+	if (lstat(state->path, &st) == 0) {
+		why = S_ISREG(st.st_mode) ? open_existing(state, target, SQLITE_OPEN_READWRITE, table)
+					  : "it is not a regular file";
+		if (!why) {
+			return run(state, "PRAGMA synchronous = FULL", "open it", err);
+		}
+		(void)snprintf(ret_reset, reset_cap,
+			       "state file \"%s\" cannot be used: %s; beginning a new one, every database "
+			       "is uploaded again",
+			       state->path, why);
+	}
+	close_db(state);
+	*ret_fresh = 1;
+	us_table_clear(table);
+	return create(state, target, err);
+}
+
+int32_t us_state_open(const char *state_dir, const char *target, uint32_t window_s, uint32_t now_s,
+		      struct us_table *table, char *ret_reset, size_t reset_cap,
+		      struct us_state **ret_state, struct us_error *err)
+{
+	struct us_state *state;
+	int32_t rc = new_state(state_dir, &state, err);
+	if (rc) {
+		return rc;
+	}
+	int fresh = 0;
+	state->writable = 1;
+	rc = take_lock(state_dir, &state->lock_fd, err);
+	if (!rc) {
+		rc = open_or_create(state, target, table, ret_reset, reset_cap, &fresh, err);
+	}
+	if (!rc) {
+		rc = prepare(state, err);
+	}
+	if (!rc) {
+		rc = start(state, fresh, window_s, now_s, err);
+	}
+	if (rc) {
+		state->writable = 0;
+		us_state_close(state);
+		return rc;
+	}
+	*ret_state = state;
+	return 0;
+}
+
+int32_t us_state_open_read_only(const char *state_dir, const char *target, struct us_table *table,
+				struct us_state **ret_state, struct us_error *err)
+{
+	struct us_state *state;
+	int32_t rc = new_state(state_dir, &state, err);
+	if (rc) {
+		return rc;
+	}
+	struct stat st;
+	const char *why = lstat(state->path, &st) || !S_ISREG(st.st_mode) ? "there is none"
+									  : NULL;
+	if (!why) {
+		why = open_existing(state, target, SQLITE_OPEN_READONLY, table);
+	}
+	if (why) {
+		rc = us_fail(err, US_E_NOTFOUND, "state file \"%s\": %s", state->path, why);
+		us_table_clear(table);
+		us_state_close(state);
+		return rc;
+	}
+	*ret_state = state;
+	return 0;
+}
+
+const struct us_state_info *us_state_info(const struct us_state *state)
+{
+	return &state->info;
+}
+
+static int put_record(struct us_state *state, const struct us_record *r)
+{
+	sqlite3_stmt *s = state->put;
+	int failed = sqlite3_bind_int64(s, 1, (sqlite3_int64)r->path_hash) ||
+		     sqlite3_bind_int64(s, 2, (sqlite3_int64)r->fingerprint) ||
+		     sqlite3_bind_int64(s, 3, (sqlite3_int64)r->content_hash) ||
+		     sqlite3_bind_int64(s, 4, r->object_time) ||
+		     sqlite3_bind_int(s, 5, (int)(r->flags & US_RECORD_KEPT)) ||
+		     sqlite3_bind_int(s, 6, r->size_class) || sqlite3_bind_int(s, 7, r->object_count) ||
+		     sqlite3_step(s) != SQLITE_DONE;
+	(void)sqlite3_reset(s); /* repeats the error */
+	return failed;
+}
+
+static int write_hash(struct us_state *state, struct us_table *table, uint64_t hash)
+{
+	struct us_record record;
+	if (us_table_get(table, hash, &record)) {
+		return put_record(state, &record);
+	}
+	int failed = sqlite3_bind_int64(state->forget, 1, (sqlite3_int64)hash) ||
+		     sqlite3_step(state->forget) != SQLITE_DONE;
+	(void)sqlite3_reset(state->forget); /* repeats the error */
+	return failed;
+}
+
+static int32_t put_record_of_table(void *arg, const struct us_record *record)
+{
+	return put_record(arg, record) ? -1 : 0;
+}
+
+static int write_all(struct us_state *state, struct us_table *table)
+{
+	return sqlite3_exec(state->db, "DELETE FROM record", NULL, NULL, NULL) ||
+	       us_table_each(table, put_record_of_table, state);
+}
+
+int32_t us_state_commit(struct us_state *state, struct us_table *table, const uint64_t *hashes,
+			size_t hash_count, int64_t high_water_ns, struct us_error *err)
+{
+	int32_t rc = run(state, "BEGIN IMMEDIATE", "begin a transaction", err);
+	if (rc) {
+		state->incomplete = 1;
+		return rc;
+	}
+	int failed = state->incomplete && write_all(state, table);
+	for (size_t i = 0; i < hash_count && !state->incomplete && !failed; i++) {
+		failed = write_hash(state, table, hashes[i]);
+	}
+	rc = failed ? fail_sqlite(state, "write a record", err)
+		    : meta_set_int(state, "high_water", high_water_ns, err);
+	if (!rc) {
+		rc = run(state, "COMMIT", "commit", err);
+	}
+	if (rc) {
+		(void)sqlite3_exec(state->db, "ROLLBACK", NULL, NULL, NULL); /* may be rolled back already */
+		state->incomplete = 1;
+		return rc;
+	}
+	state->incomplete = 0;
+	state->info.high_water_ns = high_water_ns;
+	return 0;
+}
+
+int32_t us_state_set_target_known(struct us_state *state, uint32_t newest_name_s, struct us_error *err)
+{
+	uint32_t epoch_s = state->info.epoch_s;
+	if (newest_name_s >= epoch_s && newest_name_s < UINT32_MAX) {
+		epoch_s = newest_name_s + 1;
+	}
+	int32_t rc = meta_set_int(state, "epoch", epoch_s, err);
+	if (!rc) {
+		rc = meta_set_int(state, "target_known", 1, err);
+	}
+	if (!rc) {
+		state->info.epoch_s = epoch_s;
+		state->info.target_known = 1;
+	}
+	return rc;
+}
+
+void us_state_close(struct us_state *state)
+{
+	if (!state) {
+		return;
+	}
+	if (state->writable && state->db && !state->incomplete) {
+		(void)meta_set_int(state, "open", 0, NULL); /* else the next start moves the epoch */
+	}
+	close_db(state);
+	if (state->lock_fd >= 0) {
+		(void)close(state->lock_fd); /* releases the lock */
+	}
+	us_free(state);
+}

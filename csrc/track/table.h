@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef US_TRACK_TABLE_H
+#define US_TRACK_TABLE_H
+
+#include "../base/error.h"
+#include "record.h"
+
+/*
+ * All records, by path hash. Any threads; each call locks one shard for a moment.
+ */
+struct us_table;
+
+int32_t us_table_new(struct us_table **ret_table, struct us_error *err);
+void us_table_free(struct us_table *table);
+void us_table_clear(struct us_table *table); /* forgets every record */
+
+/* The record of PATH_HASH (not 0) with its shard locked, until us_table_release.
+ * CREATE: a missing one is added, all zero but its hash. NULL if there is none, or
+ * on US_E_NOMEM (CREATE only); the shard is not locked then. The caller may change
+ * everything but path_hash, and does no I/O meanwhile. */
+struct us_record *us_table_acquire(struct us_table *table, uint64_t path_hash, int create);
+void us_table_release(struct us_table *table, uint64_t path_hash);
+
+/* Copies a record; 1, or 0 if there is none. */
+int us_table_get(struct us_table *table, uint64_t path_hash, struct us_record *ret_record);
+
+struct us_table_sums {
+	uint64_t record_count;
+	uint64_t unsynced, failed, empty, not_databases;
+	uint64_t synced;	   /* not unsynced, with an object */
+	uint64_t never;		   /* without an object; empty ones and non-databases apart */
+	uint32_t oldest_unsynced_s; /* since 1970; 0: none */
+	uint32_t newest_object_s;
+	uint64_t gone;
+};
+
+#define US_GONE_WALKS 3
+
+/*
+ * After a walk of GENERATION: sums over the records it saw. A record not seen by
+ * US_GONE_WALKS walks in a row, all without an error, is removed and its hash
+ * given to GONE (may be NULL; the shard is locked meanwhile). WALK_CLEAN 0: this
+ * walk had errors, so every absence starts to count anew.
+ */
+void us_table_sweep(struct us_table *table, uint8_t generation, int walk_clean,
+		    void (*gone)(void *arg, uint64_t path_hash), void *arg,
+		    struct us_table_sums *ret_sums);
+
+/* Calls FN for every record, shard by shard, with the shard locked. Non-zero stops. */
+int32_t us_table_each(struct us_table *table, int32_t (*fn)(void *arg, const struct us_record *record),
+		      void *arg);
+
+#endif

@@ -1,0 +1,273 @@
+package e2e
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	accessKey = "AKIAE2ETESTS"
+	secretKey = "e2e-secret-3f9c1b7d5a"
+	bucket    = "fleet"
+)
+
+// s3server is a versitygw with a posix backend: object KEY of the bucket is the
+// file root/fleet/KEY, and every request is one line of its access log.
+type s3server struct {
+	t       testing.TB
+	port    int
+	root    string
+	log     string
+	cmd     *exec.Cmd
+	stopped chan struct{}
+}
+
+func startS3(t testing.TB) *s3server {
+	t.Helper()
+	dir := t.TempDir()
+	s := &s3server{t: t, port: freePort(t), root: filepath.Join(dir, "root"), log: filepath.Join(dir, "access.log")}
+	must(t, os.MkdirAll(filepath.Join(s.root, bucket), 0o755))
+	s.start()
+	t.Cleanup(s.kill)
+	return s
+}
+
+func (s *s3server) start() {
+	s.t.Helper()
+	gateway, err := gatewayOnce()
+	must(s.t, err)
+	out := must1[*os.File](s.t)(os.OpenFile(s.log+".out", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644))
+	defer out.Close()
+	s.cmd = exec.Command(gateway, "--port", fmt.Sprintf("127.0.0.1:%d", s.port), "--access", accessKey, "--secret", secretKey,
+		"--access-log", s.log, "--keep-alive", "--quiet", "posix", s.root)
+	s.cmd.Stdout, s.cmd.Stderr = out, out
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	must(s.t, startCommand(s.cmd))
+	s.stopped = make(chan struct{})
+	go func(cmd *exec.Cmd, stopped chan struct{}) {
+		_ = cmd.Wait()
+		close(stopped)
+	}(s.cmd, s.stopped)
+	waitFor(s.t, 20*time.Second, "versitygw to listen", func() bool {
+		c, err := net.Dial("tcp", s.hostPort())
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+// kill stops the server at once, in-flight requests included. start brings it back.
+func (s *s3server) kill() {
+	if s.cmd == nil {
+		return
+	}
+	_ = s.cmd.Process.Kill()
+	<-s.stopped
+	s.cmd = nil
+}
+
+func (s *s3server) hostPort() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
+func (s *s3server) url() string      { return "http://" + s.hostPort() }
+func (s *s3server) dir() string      { return filepath.Join(s.root, bucket) }
+
+// target is the configuration block of this server, seen through endpoint.
+func (s *s3server) target(endpoint string, extra ...string) string {
+	lines := append([]string{
+		"s3:", "  region: us-east-1", "  bucket: " + bucket,
+		`  path: "{{project}}/{{database}}/{{branch}}/{{tenant}}"`,
+		"  endpoint: " + endpoint,
+		"  access_key_id: " + accessKey, "  secret_access_key: " + secretKey,
+	}, extra...)
+	return strings.Join(lines, "\n")
+}
+
+type request struct {
+	op     string // s3_PutObject and so on
+	uri    string
+	status int
+	size   int64 // object size of a PUT
+}
+
+var accessLine = regexp.MustCompile(`(?s)^\S+ \S+ \[[^]]+\] \S+ (\S+) \S+ (\S+) .*? (/\S*) (\d{3}) \S+ \d+ (\d+) \d+ \d+ `)
+
+// requests returns the access log from line number `from` on, and the number of lines.
+func (s *s3server) requests(from int) ([]request, int) {
+	s.t.Helper()
+	b, err := os.ReadFile(s.log)
+	must(s.t, err)
+	var out []request
+	n := 0
+	for line := range strings.SplitSeq(string(b), "\n") {
+		m := accessLine.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		n++
+		if n <= from {
+			continue
+		}
+		r := request{op: m[2], uri: m[3]}
+		r.status, _ = strconv.Atoi(m[4])
+		r.size, _ = strconv.ParseInt(m[5], 10, 64)
+		out = append(out, r)
+	}
+	return out, n
+}
+
+type counts struct {
+	put, get, list, other int
+	putOK                 int
+	putBytes              int64
+}
+
+func (s *s3server) counts(from int) counts {
+	reqs, _ := s.requests(from)
+	return countRequests(reqs)
+}
+
+func countRequests(reqs []request) (c counts) {
+	for _, r := range reqs {
+		switch {
+		case r.op == "s3_PutObject":
+			c.put++
+			if r.status == 200 {
+				c.putOK++
+				c.putBytes += r.size
+			}
+		case r.op == "s3_GetObject":
+			c.get++
+		case strings.HasPrefix(r.op, "s3_ListObjects"):
+			c.list++
+		default:
+			c.other++
+		}
+	}
+	return c
+}
+
+func (s *s3server) mark() int {
+	_, n := s.requests(0)
+	return n
+}
+
+// proxy stands between the client and the server, forwards bytes of whole HTTP
+// requests unchanged (the Host header and with it the signature included), and
+// misbehaves as told.
+type proxy struct {
+	t        testing.TB
+	listener net.Listener
+	target   string
+	scheme   string
+	requests atomic.Int64
+	refused  atomic.Int64
+	mu       sync.Mutex
+	answer   func(n int64, r *http.Request) int // HTTP status to answer with, 0: forward
+	hang     chan struct{}                      // non-nil: requests wait for it to be closed
+}
+
+func startProxy(t testing.TB, target string, config *tls.Config) *proxy {
+	t.Helper()
+	l := must1[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+	p := &proxy{t: t, listener: l, target: target, scheme: "http"}
+	if config != nil {
+		p.scheme = "https"
+		l = tls.NewListener(l, config)
+	}
+	srv := &http.Server{Handler: p, ErrorLog: quietLog}
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(func() { p.setHang(false); srv.Close() })
+	return p
+}
+
+func (p *proxy) url() string { return p.scheme + "://" + p.listener.Addr().String() }
+
+func (p *proxy) set(answer func(n int64, r *http.Request) int) {
+	p.mu.Lock()
+	p.answer = answer
+	p.mu.Unlock()
+}
+
+func (p *proxy) setHang(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if on && p.hang == nil {
+		p.hang = make(chan struct{})
+	} else if !on && p.hang != nil {
+		close(p.hang)
+		p.hang = nil
+	}
+}
+
+var proxyTransport = &http.Transport{MaxIdleConnsPerHost: 200, DisableCompression: true}
+
+func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	n := p.requests.Add(1)
+	p.mu.Lock()
+	answer, hang := p.answer, p.hang
+	p.mu.Unlock()
+	if hang != nil {
+		select {
+		case <-hang:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	if answer != nil {
+		if status := answer(n, r); status != 0 {
+			p.refused.Add(1)
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.Header().Set("Content-Type", "application/xml")
+			w.Header().Set("x-amz-request-id", fmt.Sprintf("PROXY%d", n))
+			w.WriteHeader(status)
+			fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message><RequestId>PROXY%d</RequestId></Error>`, n)
+			return
+		}
+	}
+	out := r.Clone(r.Context())
+	out.RequestURI = ""
+	out.URL.Scheme, out.URL.Host = "http", p.target
+	resp, err := proxyTransport.RoundTrip(out) // Clone keeps r.Host, which is what was signed
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	defer resp.Body.Close()
+	for k, v := range resp.Header {
+		w.Header()[k] = v
+	}
+	w.WriteHeader(resp.StatusCode)
+	_, _ = io.Copy(w, resp.Body)
+}
+
+// selfSigned returns a server configuration with a certificate nobody trusts.
+func selfSigned(t testing.TB) *tls.Config {
+	t.Helper()
+	key := must1[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "nobody"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der := must1[[]byte](t)(x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key))
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+}

@@ -1,0 +1,281 @@
+#!/bin/bash
+# shellcheck disable=SC2317 # functions are called by name
+#
+# The tests, as named functions, each of which can run alone:
+#
+#   tests/run.sh c_unit            one
+#   tests/run.sh asan tsan e2e     several, in this order
+#   tests/run.sh check             the quick ones, under a minute when built
+#   tests/run.sh all               what `make test` and CI run
+#   tests/run.sh help              their names
+#
+# Stops at the first that fails. The output of each is in build/logs. The last
+# line is "N passed, N failed": single tests where the function runs a framework,
+# else the function itself. `make deps-test all` comes first.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+CHECK=(lint abi c_unit go)
+ALL=(lint abi c_unit asan tsan fuzz fault go upstream e2e)
+
+# Unit tests that ThreadSanitizer cannot run, by name: those that fork.
+TSAN_EXCLUDE=()
+
+export GOFLAGS=-buildvcs=false GOWORK="$PWD/build/go.work" CGO_ENABLED=1
+JOBS="$(nproc)"
+
+# ------------------------------------------------------------------------- C
+
+# run_unit DIR [WRAPPER...]: runs the unit tests that were built in DIR.
+run_unit() {
+	local dir=$1 test name
+	shift
+	for test in tests/unit/test_*.c; do
+		name="$(basename "$test" .c)"
+		if [[ " ${EXCLUDE:-} " == *" $name "* ]]; then
+			echo "excluded: $name"
+			continue
+		fi
+		echo "== $name"
+		timeout 300 "$@" "$dir/unit/$name"
+	done
+}
+
+t_c_unit() {
+	make -s -j"$JOBS" unit-tests
+	run_unit build
+}
+
+t_asan() {
+	local flags="-fsanitize=address,undefined -fno-sanitize-recover=all"
+	make -s -j"$JOBS" OUT=build/asan WERROR= EXTRA_LDFLAGS="$flags" \
+		EXTRA_CFLAGS="$flags -fno-omit-frame-pointer -O1 -U_FORTIFY_SOURCE" unit-tests
+	ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 run_unit build/asan
+}
+
+t_tsan() {
+	make -s -j"$JOBS" OUT=build/tsan WERROR= EXTRA_LDFLAGS=-fsanitize=thread \
+		EXTRA_CFLAGS="-fsanitize=thread -O1 -U_FORTIFY_SOURCE" unit-tests
+	# With much address randomization the tool's own mapping fails.
+	local wrapper=()
+	if setarch -R true 2>/dev/null; then
+		wrapper=(setarch -R)
+	fi
+	EXCLUDE="${TSAN_EXCLUDE[*]:-}" TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
+		run_unit build/tsan "${wrapper[@]}"
+}
+
+# Slow; not part of all.
+t_valgrind() {
+	make -s -j"$JOBS" unit-tests
+	run_unit build valgrind --quiet --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite
+}
+
+t_clang() {
+	make -s -j"$JOBS" OUT=build/clang CC=clang unit-tests
+	run_unit build/clang
+}
+
+# The optimizer at its ends: what only works by accident shows.
+t_optimize() {
+	local level
+	for level in 0 3; do
+		make -s -j"$JOBS" OUT="build/O$level" WERROR= EXTRA_CFLAGS="-O$level -U_FORTIFY_SOURCE" unit-tests
+		run_unit "build/O$level"
+	done
+}
+
+# gcc's analyzer, and clang-tidy's checks for bugs. Slow; not part of all.
+t_analyze() {
+	make -s -j"$JOBS" OUT=build/analyze WERROR=1 EXTRA_CFLAGS=-fanalyzer build/analyze/libultrasimple.a
+	clang-tidy --quiet --warnings-as-errors='*' --checks='-*,bugprone-*,-bugprone-easily-swappable-parameters,-bugprone-narrowing-conversions,-bugprone-reserved-identifier,clang-analyzer-*,-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling' \
+		csrc/*.c csrc/*/*.c -- -std=gnu17 -D_GNU_SOURCE
+}
+
+# A short run of each libFuzzer target over its corpus; FUZZ_SECONDS each.
+t_fuzz() {
+	local target name corpus flags="-fsanitize=address,undefined -fno-sanitize-recover=all"
+	make -s -j"$JOBS" OUT=build/fuzz CC=clang WERROR= \
+		EXTRA_CFLAGS="$flags -fsanitize=fuzzer-no-link -O1 -U_FORTIFY_SOURCE" build/fuzz/libultrasimple.a
+	for target in tests/fuzz/fuzz_*.c; do
+		[[ -e $target ]] || { echo "no targets"; return; }
+		name="$(basename "$target" .c)"
+		# shellcheck disable=SC2086 # flags are several words
+		clang -std=gnu17 -D_GNU_SOURCE -g -O1 $flags -fsanitize=fuzzer -Icsrc -Icsrc/include \
+			-o "build/fuzz/$name" "$target" build/fuzz/libultrasimple.a \
+			-lcurl -llz4 -lsqlite3 -lcrypto -lexpat -lm -pthread
+		mkdir -p "build/fuzz/corpus/$name"
+		corpus=("build/fuzz/corpus/$name")
+		[[ ! -d tests/fuzz/corpus/$name ]] || corpus+=("tests/fuzz/corpus/$name")
+		"build/fuzz/$name" -max_total_time="${FUZZ_SECONDS:-5}" -timeout=10 -verbosity=0 \
+			-artifact_prefix=build/fuzz/ "${corpus[@]}"
+		echo "pass: $name"
+	done
+}
+
+# Fault injection: tests/fault/run.sh, where it exists.
+t_fault() {
+	if [[ ! -e tests/fault/run.sh ]]; then
+		echo "no fault runs"
+		return
+	fi
+	tests/fault/run.sh
+}
+
+# ------------------------------------------------------------------------ Go
+
+t_go() {
+	go test -race -v ./cgo/...
+}
+
+# cgo's expensive pointer checks. Recompiles the runtime; not part of all.
+t_cgocheck() {
+	GOEXPERIMENT=cgocheck2 go test -v ./cgo/...
+}
+
+# Upstream's own tests of what is patched. Those in tests/upstream-known-failures.txt
+# fail without a patch, too.
+t_upstream() {
+	local skip reap="$PWD/build/tools/subreaper"
+	mkdir -p build/tools
+	gcc -std=gnu17 -Wall -Wextra -O2 -o "$reap" tests/subreaper.c
+	skip="$(sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' tests/upstream-known-failures.txt | paste -sd '|')"
+	cd build/litestream
+	"$reap" go test -v -timeout 10m -skip "${skip:-^$}" ./cmd/litestream/...
+	"$reap" go test -v -timeout 10m -run '^TestStore' .
+}
+
+# The pinned S3 server, built once.
+ensure_versitygw() {
+	export VERSITYGW="$PWD/build/tools/versitygw"
+	if [[ ! -x $VERSITYGW ]]; then
+		mkdir -p build/tools
+		GOBIN="$PWD/build/tools" GOWORK=off CGO_ENABLED=0 \
+			go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+	fi
+}
+
+t_e2e() {
+	ensure_versitygw
+	go test -v -count=1 -timeout 30m ./tests/e2e/...
+}
+
+# ------------------------------------------------------------------- contracts
+
+# The header compiles alone, and nothing but what it declares can be seen.
+t_abi() {
+	local header=csrc/include/ultrasimple.h so=build/libultrasimple.so.1 declared exported foreign
+	make -s -j"$JOBS" build/libultrasimple.a "$so"
+
+	echo '#include "ultrasimple.h"' |
+		gcc -std=c11 -pedantic-errors -Wall -Wextra -Werror -fsyntax-only -Icsrc/include -x c -
+	echo '#include "ultrasimple.h"' |
+		clang -std=c++17 -pedantic-errors -Wall -Wextra -Werror -fsyntax-only -Icsrc/include -x c++ -
+	echo "pass: header as C11 and C++17"
+
+	declared="$(gcc -fpreprocessed -dD -E -P "$header" | tr '\n' ' ' | grep -oP '\bUS_API\b[^;(]*?\K\bus_\w+(?=\s*\()' | sort)"
+	exported="$(nm -D --defined-only "$so" | awk '$2 != "A" { sub(/@.*/, "", $3); print $3 }' | sort)"
+	diff <(echo "$declared") <(echo "$exported")
+	echo "pass: exported symbols are those of the header"
+
+	foreign="$(nm -g --defined-only build/libultrasimple.a | awk 'NF == 3 && $3 !~ /^us_/ { print $3 }')"
+	[[ -z $foreign ]] || { echo "symbols without us_:" "$foreign"; return 1; }
+	echo "pass: symbols of the archive begin with us_"
+
+	if [[ -e tests/abi/baseline.abi ]]; then
+		abidiff --headers-dir2 csrc/include --no-added-syms tests/abi/baseline.abi "$so"
+		echo "pass: no change against tests/abi/baseline.abi"
+	fi
+}
+
+# Writes the baseline that abi compares with. For releases.
+t_abi_baseline() {
+	make -s -j"$JOBS" build/libultrasimple.so.1
+	mkdir -p tests/abi
+	abidw --headers-dir csrc/include --no-corpus-path --no-comp-dir-path \
+		--out-file tests/abi/baseline.abi build/libultrasimple.so.1
+}
+
+t_lint() {
+	tests/lint.sh
+	mapfile -t scripts < <(find tests .ci -name '*.sh' -o -path .ci/run)
+	shellcheck "${scripts[@]}"
+	echo "pass: shellcheck"
+
+	local unformatted
+	unformatted="$(gofmt -l cgo tests)"
+	[[ -z $unformatted ]] || { echo "gofmt:" "$unformatted"; return 1; }
+	echo "pass: gofmt"
+	GOWORK=off go vet ./...
+	echo "pass: go vet"
+	GOWORK=off CGO_ENABLED=0 go build ./...
+	GOWORK=off CGO_ENABLED=0 go vet ./...
+	echo "pass: builds without cgo"
+}
+
+# ---------------------------------------------------------------------- runner
+
+passed=0 failed=0
+summary=()
+
+# count PATTERN FILE: lines of FILE that match.
+count() { grep -cE "$1" "$2" || true; }
+
+run() {
+	local log="build/logs/$1.log" start=$SECONDS rc ok bad
+	mkdir -p build/logs
+	printf '\n==== %s\n' "$1"
+	set +e
+	(
+		set -e
+		"t_$1"
+	) 2>&1 | tee "$log" | grep --line-buffered -vE '^(=== (RUN|PAUSE|CONT|NAME)|\[ (RUN|      OK) | +[a-z0-9_]+\.go:[0-9]+: )'
+	rc=${PIPESTATUS[0]}
+	set -e
+	ok="$(count '^ *--- PASS: |^\[       OK \]|^pass: ' "$log")"
+	bad="$(count '^ *--- FAIL: |^\[  FAILED  \] [a-zA-Z_0-9]+$' "$log")"
+	if [[ $rc -eq 0 ]]; then
+		passed=$((passed + (ok > 0 ? ok : 1)))
+		summary+=("$(printf 'ok    %-10s %4d s  %s tests' "$1" $((SECONDS - start)) "$ok")")
+		return 0
+	fi
+	passed=$((passed + ok))
+	failed=$((failed + (bad > 0 ? bad : 1)))
+	summary+=("$(printf 'FAIL  %-10s %4d s  see %s' "$1" $((SECONDS - start)) "$log")")
+	grep -E -A20 '^ *--- FAIL: |^\[  FAILED  \]|panic: |ERROR: .*Sanitizer' "$log" | head -200 || true
+	return 1
+}
+
+names() {
+	case "$1" in
+	check) printf '%s\n' "${CHECK[@]}" ;;
+	all) printf '%s\n' "${ALL[@]}" ;;
+	*) echo "$1" ;;
+	esac
+}
+
+KNOWN=" c_unit asan tsan valgrind clang optimize analyze fuzz fault go cgocheck upstream e2e abi abi_baseline lint "
+
+main() {
+	local name step rc=0
+	if [[ $# -eq 0 || $1 == help || $1 == -h || $1 == --help ]]; then
+		echo "usage: tests/run.sh NAME..."
+		echo "names: check all$KNOWN"
+		exit 0
+	fi
+	for name in "$@"; do
+		for step in $(names "$name"); do
+			if [[ $KNOWN != *" $step "* ]]; then
+				echo "tests/run.sh: no such test: $step; known are: check all$KNOWN" >&2
+				exit 2
+			fi
+			run "$step" || { rc=1; break 2; }
+		done
+	done
+	printf '\n'
+	printf '%s\n' "${summary[@]}"
+	echo "$passed passed, $failed failed"
+	exit $rc
+}
+
+main "$@"

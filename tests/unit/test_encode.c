@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Objects: what the encoder makes, the lz4 program and the decoder read; what is
+ * damaged in any byte, neither gives back as good.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../../csrc/base/bytes.h"
+#include "../../csrc/base/clock.h"
+#include "../../csrc/encode/encode.h"
+#include "../../csrc/encode/trailer.h"
+#include "scratch.h"
+
+static int spool_fd;
+
+static int open_spool(void **state)
+{
+	(void)state;
+	spool_fd = open(scratch_base(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return spool_fd < 0;
+}
+
+static int close_spool(void **state)
+{
+	(void)state;
+	return close(spool_fd);
+}
+
+/* Half text, half noise, so that both kinds of LZ4 block occur. */
+static uint8_t *make_image(size_t len)
+{
+	uint8_t *image = malloc(len);
+	uint32_t x = 12345;
+	assert_non_null(image);
+	for (size_t i = 0; i < len; i++) {
+		x = x * 1664525 + 1013904223;
+		image[i] = (i / 4096) % 2 ? (uint8_t)(x >> 24) : (uint8_t)("tenant "[i % 7]);
+	}
+	return image;
+}
+
+static struct us_trailer make_trailer(uint64_t len)
+{
+	struct us_trailer t = { .snapshot_ns = INT64_C(1764000000123456789),
+				.database_len = len,
+				.page_size = 4096,
+				.change_counter = 42,
+				.mode = 0640,
+				.uid = 1000,
+				.gid = 4294967295u };
+	(void)snprintf(t.path, sizeof(t.path), "/data/a \"b\" %%0A \xc3\xa9.db");
+	return t;
+}
+
+static struct us_object encode(const uint8_t *image, size_t len, int to_file, struct us_trailer *trailer)
+{
+	struct us_encoder *e;
+	struct us_object object;
+	struct us_error err = US_ERROR_INIT;
+	assert_int_equal(us_encoder_new(spool_fd, &e, &err), 0);
+	assert_int_equal(us_encoder_begin(e, len, to_file, &err), 0);
+	for (size_t at = 0; at < len;) {
+		size_t n = len - at < 70001 ? len - at : 70001;
+		assert_int_equal(us_encoder_write(e, image + at, n, &err), 0);
+		at += n;
+	}
+	assert_int_equal(us_encoder_end(e, trailer, &object, &err), 0);
+	us_encoder_free(e);
+	assert_true(object.len <= us_encode_bound(len));
+	return object;
+}
+
+static uint8_t *bytes_of(const struct us_object *object)
+{
+	uint8_t *bytes = malloc(object->len);
+	assert_non_null(bytes);
+	if (object->data) {
+		memcpy(bytes, object->data, object->len);
+	} else {
+		assert_int_equal(pread(object->fd, bytes, object->len, 0), object->len);
+	}
+	return bytes;
+}
+
+struct sink {
+	uint8_t *data;
+	size_t len, cap;
+};
+
+static int32_t to_sink(void *arg, const uint8_t *data, size_t len, struct us_error *err)
+{
+	struct sink *sink = arg;
+	(void)err;
+	assert_true(sink->len + len <= sink->cap);
+	memcpy(sink->data + sink->len, data, len);
+	sink->len += len;
+	return 0;
+}
+
+/* Decodes in pieces of PIECE; returns the decoder's verdict. */
+static int32_t decode(const uint8_t *object, size_t len, size_t piece, struct sink *sink,
+		      struct us_trailer *trailer)
+{
+	struct us_decoder *d;
+	struct us_error err = US_ERROR_INIT;
+	sink->len = 0;
+	assert_int_equal(us_decoder_new(to_sink, sink, sink->cap, &d, &err), 0);
+	int32_t rc = 0;
+	for (size_t at = 0; !rc && at < len; at += piece) {
+		rc = us_decoder_write(d, object + at, len - at < piece ? len - at : piece, &err);
+	}
+	if (!rc) {
+		rc = us_decoder_end(d, trailer, &err);
+	}
+	if (rc) {
+		assert_int_equal(rc, US_E_OBJECT);
+		assert_int_equal(err.code, rc);
+		assert_true(err.message[0] != '\0');
+	}
+	us_decoder_free(d);
+	return rc;
+}
+
+static void check_round_trip(size_t len, int to_file)
+{
+	uint8_t *image = make_image(len);
+	struct us_trailer given = make_trailer(len), got;
+	struct us_object object = encode(image, len, to_file, &given);
+	assert_int_equal(object.data == NULL, to_file);
+	uint8_t *bytes = bytes_of(&object);
+	struct sink sink = { .data = malloc(len), .cap = len };
+	static const size_t pieces[] = { 1 << 20, 4096, 7 };
+	for (size_t i = 0; i < 3; i++) {
+		assert_int_equal(decode(bytes, object.len, pieces[i], &sink, &got), 0);
+		assert_int_equal(sink.len, len);
+		assert_memory_equal(sink.data, image, len);
+		assert_string_equal(got.path, given.path);
+		assert_int_equal(got.snapshot_ns, given.snapshot_ns);
+		assert_int_equal(got.database_len, len);
+		assert_int_equal(got.page_size, 4096);
+		assert_int_equal(got.change_counter, 42);
+		assert_int_equal(got.mode, 0640);
+		assert_int_equal(got.uid, 1000);
+		assert_int_equal(got.gid, 4294967295u);
+		assert_memory_equal(got.lz4_sha256, object.lz4_sha256, 32);
+	}
+	free(sink.data);
+	free(bytes);
+	free(image);
+	us_object_done(&object);
+}
+
+static void test_round_trip(void **state)
+{
+	(void)state;
+	static const size_t lens[] = { 512, 4096, 65536, 65537, 1000000 };
+	for (size_t i = 0; i < sizeof(lens) / sizeof(lens[0]); i++) {
+		check_round_trip(lens[i], 0);
+		check_round_trip(lens[i], 1);
+	}
+}
+
+static void test_lz4_program_reads_it(void **state)
+{
+	(void)state;
+	const size_t len = 300000;
+	char path[SCRATCH_LEN], command[SCRATCH_LEN + 16];
+	uint8_t *image = make_image(len), *out = malloc(len + 1);
+	struct us_trailer trailer = make_trailer(len);
+	struct us_object object = encode(image, len, 0, &trailer);
+	(void)snprintf(path, sizeof(path), "%s/us-encode-XXXXXX", scratch_base());
+	int fd = mkstemp(path);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, object.data, object.len), object.len);
+	assert_int_equal(close(fd), 0);
+	(void)snprintf(command, sizeof(command), "lz4 -dc %s", path);
+	FILE *p = popen(command, "r");
+	assert_non_null(p);
+	assert_int_equal(fread(out, 1, len + 1, p), len);
+	assert_int_equal(pclose(p), 0);
+	assert_memory_equal(out, image, len);
+	assert_int_equal(unlink(path), 0);
+	us_object_done(&object);
+	free(image);
+	free(out);
+}
+
+static void test_every_flipped_byte_is_found(void **state)
+{
+	(void)state;
+	const size_t len = 4096;
+	uint8_t *image = make_image(len);
+	struct us_trailer trailer = make_trailer(len), got;
+	struct us_object object = encode(image, len, 0, &trailer);
+	struct sink sink = { .data = malloc(len), .cap = len };
+	for (size_t i = 0; i < object.len; i++) {
+		for (int bit = 0; bit < 8; bit += 7) {
+			object.data[i] ^= (uint8_t)(1 << bit);
+			assert_int_equal(decode(object.data, object.len, 1000, &sink, &got), US_E_OBJECT);
+			object.data[i] ^= (uint8_t)(1 << bit);
+		}
+	}
+	for (size_t cut = 0; cut < object.len; cut++) {
+		assert_int_equal(decode(object.data, cut, 1000, &sink, &got), US_E_OBJECT);
+	}
+	assert_int_equal(decode(object.data, object.len, 1000, &sink, &got), 0);
+	free(sink.data);
+	free(image);
+	us_object_done(&object);
+}
+
+/* Frame and trailer each whole, but not of each other. */
+static void test_foreign_trailer(void **state)
+{
+	(void)state;
+	uint8_t *image = make_image(8192);
+	struct us_trailer trailer = make_trailer(4096), got;
+	struct us_object a = encode(image, 4096, 0, &trailer);
+	trailer = make_trailer(4096);
+	struct us_object b = encode(image + 4096, 4096, 0, &trailer);
+	size_t tail_len = b.len - b.lz4_len;
+	uint8_t *mixed = malloc(a.lz4_len + b.lz4_len + 2 * tail_len);
+	struct sink sink = { .data = malloc(4096), .cap = 4096 };
+	memcpy(mixed, a.data, a.lz4_len);
+	memcpy(mixed + a.lz4_len, b.data + b.lz4_len, tail_len);
+	assert_int_equal(decode(mixed, a.lz4_len + tail_len, 512, &sink, &got), US_E_OBJECT);
+	/* Two trailers in a row. */
+	memcpy(mixed, b.data, b.lz4_len);
+	memcpy(mixed + b.lz4_len, b.data + b.lz4_len, tail_len);
+	memcpy(mixed + b.lz4_len + tail_len, b.data + b.lz4_len, tail_len);
+	assert_int_equal(decode(mixed, b.lz4_len + 2 * tail_len, 512, &sink, &got), US_E_OBJECT);
+	free(mixed);
+	free(sink.data);
+	free(image);
+	us_object_done(&a);
+	us_object_done(&b);
+}
+
+static void test_bomb(void **state)
+{
+	(void)state;
+	/* A frame header that claims 1 TB: magic, FLG (v1, independent, size, checksum),
+	 * BD (64 KiB), size, then a header checksum that the decoder would have to accept;
+	 * made by the encoder, so it is right. */
+	struct us_encoder *e;
+	struct us_decoder *d;
+	struct us_error err = US_ERROR_INIT;
+	uint8_t header[32];
+	struct us_object object;
+	assert_int_equal(us_encoder_new(spool_fd, &e, &err), 0);
+	assert_int_equal(us_encoder_begin(e, UINT64_C(1) << 40, 1, &err), 0);
+	uint8_t page[4096] = { 0 };
+	struct us_trailer trailer = make_trailer(4096);
+	assert_int_equal(us_encoder_write(e, page, sizeof(page), &err), 0);
+	/* Not the announced length: refused. */
+	assert_int_equal(us_encoder_end(e, &trailer, &object, &err), US_E_ARG);
+	us_encoder_free(e);
+	uint8_t *image = make_image(4096);
+	object = encode(image, 4096, 0, &trailer);
+	struct sink sink = { .data = malloc(4096), .cap = 4096 };
+	memcpy(header, object.data, sizeof(header));
+	/* At most 4,095 bytes allowed: refused before a byte is given out. */
+	assert_int_equal(us_decoder_new(to_sink, &sink, 4095, &d, &err), 0);
+	assert_int_equal(us_decoder_write(d, header, sizeof(header), &err), US_E_OBJECT);
+	assert_int_equal(sink.len, 0);
+	us_decoder_free(d);
+	free(sink.data);
+	free(image);
+	us_object_done(&object);
+}
+
+static void test_trailer_fields(void **state)
+{
+	(void)state;
+	uint8_t frame[US_TRAILER_LEN_MAX];
+	size_t len;
+	struct us_trailer trailer = make_trailer(4096), got;
+	memset(trailer.lz4_sha256, 0xab, 32);
+	assert_int_equal(us_trailer_format(&trailer, frame, sizeof(frame), &len, NULL), 0);
+	static const char json[] =
+		"{\"format\":1,\"path\":\"/data/a \\\"b\\\" %0A \xc3\xa9.db\","
+		"\"snapshot_time\":\"2025-11-24T16:00:00.123456789Z\",\"database_size\":4096,"
+		"\"page_size\":4096,\"change_counter\":42,\"mode\":\"0640\",\"uid\":1000,"
+		"\"gid\":4294967295,\"lz4_sha256\":"
+		"\"abababababababababababababababababababababababababababababababab\"}\n";
+	assert_memory_equal(frame + 8, json, sizeof(json) - 1);
+	assert_int_equal(us_get_le32(frame), 0x184D2A50);
+	assert_int_equal(us_get_le32(frame + 4), len - 8);
+	assert_int_equal(us_trailer_parse(frame, len, &got, NULL, NULL), 0);
+	assert_string_equal(got.path, trailer.path);
+	/* The longest path there can be. */
+	memset(trailer.path, '"', US_TRAILER_PATH_LEN_MAX / 3);
+	trailer.path[US_TRAILER_PATH_LEN_MAX / 3] = '\0';
+	assert_int_equal(us_trailer_format(&trailer, frame, sizeof(frame), &len, NULL), 0);
+	assert_int_equal(us_trailer_parse(frame, len, &got, NULL, NULL), 0);
+	assert_string_equal(got.path, trailer.path);
+	memset(trailer.path, 'x', US_TRAILER_PATH_LEN_MAX);
+	trailer.path[US_TRAILER_PATH_LEN_MAX] = '\0';
+	assert_int_equal(us_trailer_format(&trailer, frame, sizeof(frame), &len, NULL), 0);
+	assert_int_equal(us_trailer_parse(frame, len, &got, NULL, NULL), 0);
+	assert_string_equal(got.path, trailer.path);
+}
+
+static void test_times(void **state)
+{
+	(void)state;
+	char name[US_TIME_NAME_LEN + 1], text[US_TIME_RFC3339_LEN + 1];
+	uint32_t s;
+	int64_t ns;
+	us_time_name_format(951782400, name);
+	assert_string_equal(name, "20000229T000000Z");
+	for (uint64_t t = 0; t <= UINT32_MAX; t += 86400 * 3 + 7919) {
+		us_time_name_format((uint32_t)t, name);
+		assert_int_equal(us_time_name_parse(name, US_TIME_NAME_LEN, &s), 0);
+		assert_int_equal(s, t);
+		us_time_rfc3339_format((int64_t)t * US_NS_PER_S + 5, text);
+		assert_int_equal(us_time_rfc3339_parse(text, strlen(text), &ns), 0);
+		assert_int_equal(ns, (int64_t)t * US_NS_PER_S + 5);
+	}
+	static const char *const bad[] = { "20010229T000000Z", "20001301T000000Z", "20000001T000000Z",
+					   "20000101T240000Z", "20000101T006000Z", "20000101t000000Z",
+					   "19691231T235959Z", "2000010 T000000Z", "99990101T000000Z" };
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(us_time_name_parse(bad[i], strlen(bad[i]), &s), -1);
+	}
+	assert_int_equal(us_time_rfc3339_parse("2026-11-24T20:00:00Z", 20, &ns), 0);
+	assert_int_equal(us_time_rfc3339_parse("2026-11-24T20:00:00.5Z", 22, &ns), 0);
+	assert_int_equal(ns % US_NS_PER_S, 500000000);
+	assert_int_equal(us_time_rfc3339_parse("2026-11-24T20:00:00.Z", 21, &ns), -1);
+	assert_int_equal(us_time_rfc3339_parse("2026-11-24T20:00:00+01:00", 25, &ns), -1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_round_trip),
+		cmocka_unit_test(test_lz4_program_reads_it),
+		cmocka_unit_test(test_every_flipped_byte_is_found),
+		cmocka_unit_test(test_foreign_trailer),
+		cmocka_unit_test(test_bomb),
+		cmocka_unit_test(test_trailer_fields),
+		cmocka_unit_test(test_times),
+	};
+	return cmocka_run_group_tests(tests, open_spool, close_spool);
+}

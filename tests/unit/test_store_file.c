@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../../csrc/store/store.h"
+#include "scratch.h"
+
+static char root[SCRATCH_LEN];
+
+static int setup(void **state)
+{
+	(void)state;
+	return scratch_dir(root);
+}
+
+static int teardown(void **state)
+{
+	char command[SCRATCH_LEN + 16];
+	(void)state;
+	(void)snprintf(command, sizeof(command), "rm -rf '%s'", root);
+	FILE *p = popen(command, "r");
+	return p ? pclose(p) : -1;
+}
+
+static struct us_store *open_store(int read_only)
+{
+	struct us_store *store;
+	struct us_error err = US_ERROR_INIT;
+	int32_t rc = us_store_file_open(root, read_only, &store, &err);
+	if (rc) {
+		print_error("%s\n", err.message);
+	}
+	assert_int_equal(rc, 0);
+	return store;
+}
+
+static struct us_put *make_put(const char *key, const char *data)
+{
+	struct us_put *put = calloc(1, sizeof(*put));
+	assert_non_null(put);
+	put->key = strdup(key);
+	put->data = (const uint8_t *)strdup(data);
+	put->len = strlen(data);
+	put->fd = -1;
+	put->err.struct_size = sizeof(put->err);
+	put->rc = 1;
+	return put;
+}
+
+static void free_put(struct us_put *put)
+{
+	free((void *)(uintptr_t)put->key);
+	free((void *)(uintptr_t)put->data);
+	free(put);
+}
+
+/* Starts all, waits for all, in the order they were given. */
+static void put_all(struct us_store *store, struct us_put **puts, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		store->ops->put_start(store, puts[i]);
+	}
+	for (size_t got = 0; got < count;) {
+		for (struct us_put *put = store->ops->put_wait(store, 10000); put; put = put->next) {
+			assert_int_not_equal(put->rc, 1);
+			got++;
+		}
+	}
+}
+
+static void put_one(struct us_store *store, const char *key, const char *data, int32_t want)
+{
+	struct us_put *put = make_put(key, data);
+	put_all(store, &put, 1);
+	if (put->rc != want) {
+		print_error("%s: %s\n", key, put->err.message);
+	}
+	assert_int_equal(put->rc, want);
+	free_put(put);
+}
+
+struct text {
+	char bytes[4096];
+	size_t len;
+};
+
+static int32_t to_text(void *arg, const uint8_t *data, size_t len, struct us_error *err)
+{
+	struct text *text = arg;
+	(void)err;
+	assert_true(text->len + len < sizeof(text->bytes));
+	memcpy(text->bytes + text->len, data, len);
+	text->len += len;
+	text->bytes[text->len] = '\0';
+	return 0;
+}
+
+static void assert_get(struct us_store *store, const char *key, int64_t off, uint64_t len, const char *want)
+{
+	struct text text = { .len = 0 };
+	struct us_error err = US_ERROR_INIT;
+	uint64_t whole = 0;
+	text.bytes[0] = '\0';
+	assert_int_equal(store->ops->get(store, key, off, len, to_text, &text, &whole, &err), 0);
+	assert_string_equal(text.bytes, want);
+	assert_true(whole >= text.len);
+}
+
+static int32_t join_keys(void *arg, const char *key, size_t key_len, uint64_t len)
+{
+	struct text *text = arg;
+	char line[2048];
+	assert_int_equal(strlen(key), key_len);
+	int n = snprintf(line, sizeof(line), "%s:%llu\n", key, (unsigned long long)len);
+	return to_text(text, (const uint8_t *)line, (size_t)n, NULL);
+}
+
+static void assert_list(struct us_store *store, const char *prefix, const char *want)
+{
+	struct text text = { .len = 0 };
+	struct us_error err = US_ERROR_INIT;
+	text.bytes[0] = '\0';
+	assert_int_equal(store->ops->list(store, prefix, join_keys, &text, &err), 0);
+	assert_string_equal(text.bytes, want);
+}
+
+static void test_put_get_list_remove(void **state)
+{
+	(void)state;
+	struct us_store *store = open_store(0);
+	put_one(store, "p/db/x", "one", 0);
+	put_one(store, "p/db/x", "replaced", 0);
+	put_one(store, "p/db.b", "two", 0);
+	put_one(store, "top", "three", 0);
+	put_one(store, "p/db/a \"q\" \xc3\xa9\n", "four", 0);
+	assert_get(store, "p/db/x", 0, UINT64_MAX, "replaced");
+	assert_get(store, "p/db/x", 2, 3, "pla");
+	assert_get(store, "p/db/x", -4, UINT64_MAX, "aced");
+	assert_get(store, "p/db/x", -400, UINT64_MAX, "replaced");
+	/* The order of S3: '.' before '/'. */
+	assert_list(store, "", "p/db.b:3\np/db/a \"q\" \xc3\xa9\n:4\np/db/x:8\ntop:5\n");
+	assert_list(store, "p/db/", "p/db/a \"q\" \xc3\xa9\n:4\np/db/x:8\n");
+	assert_list(store, "p/db", "p/db.b:3\np/db/a \"q\" \xc3\xa9\n:4\np/db/x:8\n");
+	assert_list(store, "q", "");
+	assert_int_equal(store->ops->remove(store, "p/db/x", NULL), 0);
+	assert_int_equal(store->ops->remove(store, "p/db/x", NULL), 0);
+	assert_int_equal(store->ops->get(store, "p/db/x", 0, 1, to_text, NULL, NULL, NULL), US_E_NOTFOUND);
+	struct us_store_counts counts;
+	store->ops->counts(store, &counts);
+	assert_int_equal(counts.put, 5);
+	assert_int_equal(counts.put_bytes, 3 + 8 + 3 + 5 + 4);
+	assert_int_equal(counts.list, 4);
+	assert_int_equal(counts.remove, 2);
+	store->ops->close(store);
+}
+
+static void test_batches(void **state)
+{
+	(void)state;
+	enum { COUNT = 3000 };
+	struct us_store *store = open_store(0);
+	static struct us_put *puts[COUNT];
+	char key[64], data[64];
+	for (int i = 0; i < COUNT; i++) {
+		(void)snprintf(key, sizeof(key), "d%d/t%d/o", i % 7, i);
+		(void)snprintf(data, sizeof(data), "object %d", i);
+		puts[i] = make_put(key, data);
+	}
+	put_all(store, puts, COUNT);
+	for (int i = 0; i < COUNT; i++) {
+		assert_int_equal(puts[i]->rc, 0);
+		(void)snprintf(data, sizeof(data), "object %d", i);
+		assert_get(store, puts[i]->key, 0, UINT64_MAX, data);
+		free_put(puts[i]);
+	}
+	store->ops->close(store);
+}
+
+static void test_one_failure_is_its_own(void **state)
+{
+	(void)state;
+	char key[400], path[SCRATCH_LEN + 64];
+	struct us_store *store = open_store(0);
+	put_one(store, "file", "x", 0);
+	memset(key, 'k', 300);
+	(void)snprintf(key + 300, sizeof(key) - 300, "/o");
+	struct us_put *puts[20];
+	for (int i = 0; i < 20; i++) {
+		char good[16];
+		(void)snprintf(good, sizeof(good), "good%d", i);
+		puts[i] = make_put(i == 5 ? key : i == 9 ? "file/below" : i == 12 ? "link/o" : good, "y");
+	}
+	(void)snprintf(path, sizeof(path), "%s/link", root);
+	assert_int_equal(symlink("..", path), 0);
+	put_all(store, puts, 20);
+	for (int i = 0; i < 20; i++) {
+		int bad = i == 5 || i == 9 || i == 12;
+		assert_int_equal(puts[i]->rc == 0, !bad);
+		assert_int_equal(strstr(puts[i]->err.message, puts[i]->key) != NULL, bad);
+		free_put(puts[i]);
+	}
+	assert_get(store, "file", 0, UINT64_MAX, "x");
+	store->ops->close(store);
+	/* Nothing is left of what failed. */
+	(void)snprintf(path, sizeof(path), "%s/.litestream-multi-db-tmp", root);
+	assert_int_equal(rmdir(path), 0);
+}
+
+static void test_from_spool_file(void **state)
+{
+	(void)state;
+	struct us_store *store = open_store(0);
+	int fd = open(root, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, "from a file", 11), 11);
+	struct us_put *put = make_put("spooled", "");
+	free((void *)(uintptr_t)put->data);
+	put->data = NULL;
+	put->fd = fd;
+	put->len = 11;
+	put_all(store, &put, 1);
+	assert_int_equal(put->rc, 0);
+	assert_get(store, "spooled", 0, UINT64_MAX, "from a file");
+	free_put(put);
+	assert_int_equal(close(fd), 0);
+	store->ops->close(store);
+}
+
+/* What a killed run leaves goes with the next start; what a living one has stays. */
+static void test_leftovers(void **state)
+{
+	(void)state;
+	char path[SCRATCH_LEN + 64];
+	int ready[2];
+	assert_int_equal(pipe(ready), 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		struct us_store *killed;
+		if (us_store_file_open(root, 0, &killed, NULL)) {
+			_exit(1);
+		}
+		(void)!write(ready[1], "x", 1);
+		pause();
+	}
+	char byte;
+	assert_int_equal(close(ready[1]), 0);
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	struct us_store *alive = open_store(0);
+	assert_int_equal(kill(pid, 9), 0);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	struct stat st;
+	(void)snprintf(path, sizeof(path), "%s/.litestream-multi-db-tmp", root);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_nlink, 4);
+	struct us_store *next = open_store(0);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_nlink, 4); /* the living one's and its own */
+	put_one(alive, "still", "works", 0);
+	next->ops->close(next);
+	alive->ops->close(alive);
+	assert_int_equal(close(ready[0]), 0);
+}
+
+static void test_read_only_and_cancel(void **state)
+{
+	(void)state;
+	struct us_store *store = open_store(0);
+	put_one(store, "a/b", "data", 0);
+	store->ops->cancel(store);
+	put_one(store, "a/c", "data", US_E_CANCELED);
+	store->ops->close(store);
+	store = open_store(1);
+	assert_list(store, "", "a/b:4\n");
+	store->ops->close(store);
+	struct us_store *none;
+	struct us_error err = US_ERROR_INIT;
+	(void)teardown(state);
+	assert_int_equal(us_store_file_open(root, 1, &none, &err), US_E_NOTFOUND);
+	assert_non_null(strstr(err.message, root));
+	assert_int_equal(mkdir(root, 0700), 0);
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(test_put_get_list_remove), TEST(test_batches),   TEST(test_one_failure_is_its_own),
+		TEST(test_from_spool_file),	TEST(test_leftovers), TEST(test_read_only_and_cancel),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../../csrc/track/state.h"
+#include "scratch.h"
+
+#define SECOND US_NS_PER_S
+
+static struct us_file_stat file(uint64_t len, int64_t ctime_ns)
+{
+	return (struct us_file_stat){ .len = len, .mtime_ns = 5, .ctime_ns = ctime_ns, .inode = 7 };
+}
+
+/* --------------------------------------------------------------- the racy rule */
+
+static void test_racy_rule(void **state)
+{
+	(void)state;
+	const struct us_file_stat none = { 0 };
+	int64_t clock_ns = 1000 * SECOND + 1;
+	struct us_file_stat old = file(1, clock_ns - US_TICK_NS - 1);
+	struct us_file_stat young = file(1, clock_ns - US_TICK_NS + 1);
+	assert_int_equal(us_racy_flags(&old, &none, clock_ns, 0), 0);
+	assert_int_equal(us_racy_flags(&young, &none, clock_ns, 0), US_RECORD_RACY);
+	assert_int_equal(us_racy_flags(&old, &young, clock_ns, 0), US_RECORD_RACY);
+	/* mtime is the user's: it plays no part. */
+	old.mtime_ns = clock_ns + SECOND;
+	assert_int_equal(us_racy_flags(&old, &none, clock_ns, 0), 0);
+}
+
+static void test_racy_whole_seconds(void **state)
+{
+	(void)state;
+	const struct us_file_stat none = { 0 };
+	struct us_file_stat st = { .len = 1, .mtime_ns = 998 * SECOND, .ctime_ns = 998 * SECOND, .inode = 7 };
+	assert_int_equal(us_racy_flags(&st, &none, 1000 * SECOND - 1, 0), US_RECORD_RACY);
+	assert_int_equal(us_racy_flags(&st, &none, 1000 * SECOND + 1, 0), 0);
+	/* One file with nanoseconds: the fine tick. */
+	st.mtime_ns++;
+	assert_int_equal(us_racy_flags(&st, &none, 999 * SECOND, 0), 0);
+}
+
+static void test_racy_future(void **state)
+{
+	(void)state;
+	const struct us_file_stat none = { 0 };
+	struct us_file_stat st = file(1, 2000 * SECOND + 3);
+	uint8_t first = us_racy_flags(&st, &none, 1000 * SECOND, 0);
+	assert_int_equal(first, US_RECORD_RACY | US_RECORD_FUTURE);
+	assert_int_equal(us_racy_flags(&st, &none, 1001 * SECOND, first), 0);
+}
+
+/* ------------------------------------------------------------ change decisions */
+
+static void test_see(void **state)
+{
+	(void)state;
+	struct us_record r = { .path_hash = 1, .fingerprint = 42, .object_time = 9 };
+	assert_int_equal(us_record_see(&r, 42, 100), US_SEEN_UNCHANGED);
+	r.flags = US_RECORD_RACY;
+	assert_int_equal(us_record_see(&r, 42, 100), US_SEEN_RACY);
+	assert_int_equal(us_record_since_s(&r), 0);
+	assert_int_equal(us_record_see(&r, 43, 100), US_SEEN_CHANGED);
+	assert_int_equal(us_record_since_s(&r), 100);
+	assert_int_equal(us_record_failed_cycles(&r), 0);
+	/* Still changed later, even if the stat came back to what it was; since stays. */
+	assert_int_equal(us_record_see(&r, 42, 200), US_SEEN_CHANGED);
+	assert_int_equal(us_record_since_s(&r), 100);
+	us_record_set_unsynced(&r, us_record_since_s(&r), 3);
+	assert_int_equal(us_record_failed_cycles(&r), 3);
+}
+
+static void test_fingerprint_has_every_field(void **state)
+{
+	(void)state;
+	const struct us_siphash_key key = { 1, 2 };
+	struct us_file_stat both[2] = { { 1, 2, 3, 4 }, { 5, 6, 7, 8 } };
+	uint64_t before = us_fingerprint(&key, &both[0], &both[1]);
+	for (int i = 0; i < 8; i++) {
+		struct us_file_stat changed[2] = { both[0], both[1] };
+		struct us_file_stat *st = &changed[i / 4];
+		switch (i % 4) {
+		case 0:
+			st->len++;
+			break;
+		case 1:
+			st->mtime_ns++;
+			break;
+		case 2:
+			st->ctime_ns++;
+			break;
+		default:
+			st->inode++;
+		}
+		assert_int_not_equal(us_fingerprint(&key, &changed[0], &changed[1]), before);
+	}
+	const struct us_siphash_key other = { 1, 3 };
+	assert_int_not_equal(us_fingerprint(&other, &both[0], &both[1]), before);
+}
+
+static void test_siphash_reference(void **state)
+{
+	(void)state;
+	/* SipHash-1-3 of the bytes 0..n-1 under key 00..0f, as rust's and the reference
+	 * implementation's vectors have it: n = 0 and n = 15. */
+	const struct us_siphash_key key = { UINT64_C(0x0706050403020100), UINT64_C(0x0f0e0d0c0b0a0908) };
+	uint8_t in[15];
+	for (uint8_t i = 0; i < sizeof(in); i++) {
+		in[i] = i;
+	}
+	assert_int_equal(us_siphash(&key, in, 0), UINT64_C(0xabac0158050fc4dc));
+	assert_int_equal(us_siphash(&key, in, 1), UINT64_C(0xc9f49bf37d57ca93));
+}
+
+static void test_size_class(void **state)
+{
+	(void)state;
+	uint64_t len = 512;
+	for (int i = 0; i < 400; i++, len += len / 13 + 1) {
+		for (uint64_t half = len / 2 - 2; half < len / 2; half++) {
+			/* Less than half is always noticed. */
+			assert_true(us_size_class(half) + 4 <= us_size_class(len));
+		}
+		/* Two thirds never are. */
+		assert_false(us_size_class(len * 2 / 3) + 4 <= us_size_class(len));
+		assert_true(us_size_class(len) <= us_size_class(len + 1));
+	}
+	assert_int_equal(us_size_class(UINT64_MAX), 255);
+}
+
+/* ------------------------------------------------------------------ the names */
+
+static void test_names(void **state)
+{
+	(void)state;
+	struct us_record r = { 0 };
+	const uint32_t hour = 3600, epoch = 10 * hour + 1000;
+	/* First object: the epoch, not the window, so that an older state's stays. */
+	assert_int_equal(us_object_time_next(&r, 4096, hour, epoch, epoch + 50, epoch + 50), epoch);
+	r = (struct us_record){ .object_time = epoch, .object_count = 1, .size_class = us_size_class(4096) };
+	/* Second: its own second. Third: replaces the second inside the window. */
+	assert_int_equal(us_object_time_next(&r, 4096, hour, epoch, epoch + 90, epoch + 90), epoch + 90);
+	r.object_time = epoch + 90;
+	r.object_count = 2;
+	assert_int_equal(us_object_time_next(&r, 4096, hour, epoch, epoch + 120, epoch + 120), epoch + 90);
+	assert_int_equal(us_object_time_next(&r, 4096, hour, epoch, 11 * hour + 5, 11 * hour + 5), 11 * hour);
+	/* Shrunk below half: its own second. */
+	assert_int_equal(us_object_time_next(&r, 1024, hour, epoch, epoch + 130, epoch + 130), epoch + 130);
+	/* Window 0: each second once; the same second waits. */
+	r.object_time = epoch + 130;
+	assert_int_equal(us_object_time_next(&r, 4096, 0, epoch, epoch + 131, epoch + 131), epoch + 131);
+	assert_int_equal(us_object_time_next(&r, 4096, 0, epoch, epoch + 130, epoch + 130), 0);
+	/* Clock set back a day: names still grow, nothing waits. */
+	assert_int_equal(us_object_time_next(&r, 4096, 0, epoch, epoch + 130, epoch - 86400), epoch + 131);
+	assert_int_equal(us_object_time_next(&r, 4096, hour, epoch, epoch + 130, epoch - 86400), epoch + 130);
+	/* A larger window never goes below the last name. */
+	assert_int_equal(us_object_time_next(&r, 4096, 86400, epoch, epoch + 140, epoch + 140), epoch + 130);
+}
+
+/* -------------------------------------------------------------------- the table */
+
+static uint64_t hash_of(uint64_t i)
+{
+	const struct us_siphash_key key = { 3, 4 };
+	return us_siphash(&key, &i, sizeof(i)) | 1;
+}
+
+static struct us_table *new_table(void)
+{
+	struct us_table *table;
+	assert_int_equal(us_table_new(&table, NULL), 0);
+	return table;
+}
+
+static void put(struct us_table *table, uint64_t hash, uint32_t object_time, uint8_t generation)
+{
+	struct us_record *r = us_table_acquire(table, hash, 1);
+	assert_non_null(r);
+	r->object_time = object_time;
+	r->generation = generation;
+	us_table_release(table, hash);
+}
+
+static void test_table_keeps_all(void **state)
+{
+	(void)state;
+	struct us_table *table = new_table();
+	struct us_record r;
+	for (uint32_t i = 0; i < 50000; i++) {
+		put(table, hash_of(i), i + 1, 0);
+	}
+	for (uint32_t i = 0; i < 50000; i++) {
+		assert_int_equal(us_table_get(table, hash_of(i), &r), 1);
+		assert_int_equal(r.object_time, i + 1);
+	}
+	assert_int_equal(us_table_get(table, hash_of(50000), &r), 0);
+	us_table_free(table);
+}
+
+static void count_gone(void *arg, uint64_t hash)
+{
+	(void)hash;
+	(*(uint64_t *)arg)++;
+}
+
+static void test_table_forgets_after_three_clean_walks(void **state)
+{
+	(void)state;
+	struct us_table *table = new_table();
+	struct us_table_sums sums;
+	uint64_t gone = 0;
+	for (uint32_t i = 0; i < 10000; i++) {
+		put(table, hash_of(i), i + 1, 250);
+	}
+	/* Half stays; generations wrap around. Walk 3 has an error: the count starts anew. */
+	for (int walk = 1; walk <= 6; walk++) {
+		uint8_t generation = (uint8_t)(250 + walk);
+		for (uint32_t i = 0; i < 10000; i += 2) {
+			put(table, hash_of(i), i + 1, generation);
+		}
+		us_table_sweep(table, generation, walk != 2, count_gone, &gone, &sums);
+		assert_int_equal(sums.record_count, 5000);
+		assert_int_equal(gone, walk < 5 ? 0 : 5000);
+	}
+	struct us_record r;
+	for (uint32_t i = 0; i < 10000; i++) {
+		assert_int_equal(us_table_get(table, hash_of(i), &r), i % 2 == 0);
+	}
+	us_table_free(table);
+}
+
+/* --------------------------------------------------------------- the state file */
+
+static char dir[SCRATCH_LEN];
+
+static int make_dir(void **state)
+{
+	(void)state;
+	return scratch_dir(dir);
+}
+
+static int remove_dir(void **state)
+{
+	(void)state;
+	static const char *const names[] = { "state.db", "state.db-wal", "state.db-shm", "lock" };
+	char path[SCRATCH_LEN + 32];
+	for (size_t i = 0; i < 4; i++) {
+		(void)snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
+		(void)unlink(path);
+	}
+	return rmdir(dir);
+}
+
+static struct us_state *open_state(const char *target, uint32_t window_s, uint32_t now_s,
+				   struct us_table *table, char *reset)
+{
+	struct us_state *state;
+	struct us_error err = US_ERROR_INIT;
+	int32_t rc = us_state_open(dir, target, window_s, now_s, table, reset, 1024, &state, &err);
+	if (rc) {
+		print_error("%s\n", err.message);
+	}
+	assert_int_equal(rc, 0);
+	return state;
+}
+
+static void test_state_keeps_records(void **arg)
+{
+	(void)arg;
+	char reset[1024];
+	struct us_table *table = new_table();
+	struct us_state *state = open_state("t", 3600, 1000, table, reset);
+	assert_string_equal(reset, "");
+	assert_int_equal(us_state_info(state)->epoch_s, 1000);
+	uint64_t hashes[100];
+	for (uint32_t i = 0; i < 100; i++) {
+		hashes[i] = hash_of(i);
+		put(table, hashes[i], i + 1, 0);
+	}
+	assert_int_equal(us_state_commit(state, table, hashes, 100, 77, NULL), 0);
+	us_table_clear(table);
+	put(table, hashes[1], 500, 0);
+	assert_int_equal(us_state_commit(state, table, hashes, 2, 78, NULL), 0); /* 0 gone, 1 changed */
+	struct us_siphash_key key = us_state_info(state)->key;
+	us_state_close(state);
+
+	us_table_clear(table);
+	state = open_state("t", 3600, 2000, table, reset);
+	assert_string_equal(reset, "");
+	assert_int_equal(us_state_info(state)->epoch_s, 1000); /* closed properly: it stays */
+	assert_int_equal(us_state_info(state)->high_water_ns, 78);
+	assert_memory_equal(&us_state_info(state)->key, &key, sizeof(key));
+	struct us_record r;
+	assert_int_equal(us_table_get(table, hashes[0], &r), 0);
+	assert_int_equal(us_table_get(table, hashes[1], &r), 1);
+	assert_int_equal(r.object_time, 500);
+	assert_int_equal(us_table_get(table, hashes[99], &r), 1);
+	us_state_close(state);
+	us_table_free(table);
+}
+
+static void test_state_epoch_moves(void **arg)
+{
+	(void)arg;
+	char reset[1024];
+	struct us_table *table = new_table();
+	us_state_close(open_state("t", 3600, 1000, table, reset));
+	struct us_state *state = open_state("t", 60, 2000, table, reset); /* another window */
+	assert_int_equal(us_state_info(state)->epoch_s, 2000);
+	assert_int_equal(us_state_set_target_known(state, 5000, NULL), 0);
+	assert_int_equal(us_state_info(state)->epoch_s, 5001);
+	us_state_close(state);
+	state = open_state("t", 3600, 3000, table, reset); /* the clock stepped back: never lower */
+	assert_int_equal(us_state_info(state)->epoch_s, 5001);
+	assert_int_equal(us_state_info(state)->target_known, 1);
+	us_state_close(state);
+	us_table_free(table);
+}
+
+/* A child that exits without closing: what a SIGKILL leaves. */
+static void open_and_die(void)
+{
+	pid_t pid = fork();
+	if (pid == 0) {
+		char reset[1024];
+		struct us_table *table = new_table();
+		(void)open_state("t", 3600, 1000, table, reset);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+static void test_state_after_kill(void **arg)
+{
+	(void)arg;
+	char reset[1024];
+	struct us_table *table = new_table();
+	open_and_die();
+	struct us_state *state = open_state("t", 3600, 1010, table, reset);
+	assert_string_equal(reset, "");
+	assert_int_equal(us_state_info(state)->epoch_s, 1011);
+	us_state_close(state);
+	us_table_free(table);
+}
+
+static void test_state_lock_names_pid(void **arg)
+{
+	(void)arg;
+	char reset[1024], pid[32];
+	struct us_table *table = new_table();
+	struct us_state *state = open_state("t", 3600, 1000, table, reset), *second;
+	struct us_error err = US_ERROR_INIT;
+	assert_int_equal(us_state_open(dir, "t", 3600, 1000, table, reset, sizeof(reset), &second, &err),
+			 US_E_LOCKED);
+	(void)snprintf(pid, sizeof(pid), "process %ld;", (long)getpid());
+	assert_non_null(strstr(err.message, pid));
+	/* A reader needs no lock. */
+	assert_int_equal(us_state_open_read_only(dir, "t", table, &second, NULL), 0);
+	us_state_close(second);
+	us_state_close(state);
+	us_table_free(table);
+}
+
+static void overwrite_state(const char *with, size_t len, int truncate_to)
+{
+	char path[SCRATCH_LEN + 32];
+	(void)snprintf(path, sizeof(path), "%s/state.db", dir);
+	FILE *f = fopen(path, truncate_to >= 0 ? "r+" : "w");
+	assert_non_null(f);
+	assert_int_equal(fwrite(with, 1, len, f), len);
+	assert_int_equal(fclose(f), 0);
+	if (truncate_to >= 0) {
+		assert_int_equal(truncate(path, truncate_to), 0);
+	}
+}
+
+static void test_state_damaged_or_foreign(void **arg)
+{
+	(void)arg;
+	char reset[1024];
+	struct us_table *table = new_table();
+	uint64_t hash = hash_of(1);
+	for (int damage = 0; damage < 4; damage++) {
+		us_table_clear(table);
+		struct us_state *state = open_state("t", 3600, 1000, table, reset);
+		put(table, hash, 5, 0);
+		assert_int_equal(us_state_commit(state, table, &hash, 1, 1, NULL), 0);
+		us_state_close(state);
+		us_table_clear(table);
+		if (damage == 0) {
+			overwrite_state("no database at all", 18, -1);
+		} else if (damage == 1) {
+			overwrite_state("", 0, 5000);
+		} else if (damage == 2) {
+			overwrite_state("", 0, 0);
+		}
+		state = open_state(damage == 3 ? "another" : "t", 3600, 2000, table, reset);
+		assert_non_null(strstr(reset, "state.db"));
+		assert_non_null(strstr(reset, damage == 3 ? "another target" : damage == 2 ? "version" : "damaged"));
+		struct us_record r;
+		assert_int_equal(us_table_get(table, hash, &r), 0);
+		assert_int_equal(us_state_info(state)->epoch_s, 2000);
+		us_state_close(state);
+		(void)remove_dir(arg);
+		assert_int_equal(make_dir(arg), 0);
+	}
+	us_table_free(table);
+}
+
+int main(void)
+{
+#define STATE_TEST(f) cmocka_unit_test_setup_teardown(f, make_dir, remove_dir)
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_racy_rule),
+		cmocka_unit_test(test_racy_whole_seconds),
+		cmocka_unit_test(test_racy_future),
+		cmocka_unit_test(test_see),
+		cmocka_unit_test(test_fingerprint_has_every_field),
+		cmocka_unit_test(test_siphash_reference),
+		cmocka_unit_test(test_size_class),
+		cmocka_unit_test(test_names),
+		cmocka_unit_test(test_table_keeps_all),
+		cmocka_unit_test(test_table_forgets_after_three_clean_walks),
+		STATE_TEST(test_state_keeps_records),
+		STATE_TEST(test_state_epoch_moves),
+		STATE_TEST(test_state_after_kill),
+		STATE_TEST(test_state_lock_names_pid),
+		STATE_TEST(test_state_damaged_or_foreign),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -26,6 +26,7 @@
 #include "../base/alloc.h"
 #include "../base/bytes.h"
 #include "../base/escape.h"
+#include "../base/hex.h"
 #include "../base/thread.h"
 
 #define DEFERRED_MAX 512
@@ -439,7 +440,7 @@ static int32_t encode_end(struct us_worker *w, struct us_error *err)
 }
 
 /* Names the object and gives it to the store. */
-static void send(struct us *us, struct us_job *job, const char *hash, const struct us_record *record)
+static void send(struct us *us, struct us_job *job, const struct us_record *record)
 {
 	const struct us_state_info *state = us_state_info(us->state);
 	job->object_time = us_object_time_next(record, job->info.image_len, us->window_s, state->epoch_s,
@@ -463,7 +464,7 @@ static void send(struct us *us, struct us_job *job, const char *hash, const stru
 	};
 	memcpy(job->put.sha256, job->object.sha256, sizeof(job->put.sha256));
 	us_time_rfc3339_format(job->info.snapshot_ns, job->put.snapshot_time);
-	(void)snprintf(job->put.lz4_sha256, sizeof(job->put.lz4_sha256), "%s", hash);
+	us_hex(job->object.lz4_sha256, sizeof(job->object.lz4_sha256), job->put.lz4_sha256);
 	(void)pthread_mutex_lock(&us->mutex);
 	us->putting++;
 	(void)pthread_cond_signal(&us->done);
@@ -553,11 +554,7 @@ static void process(struct us_worker *w)
 		job_unchanged(us, job);
 		return;
 	}
-	char hash[65];
-	for (int i = 0; i < 32; i++) {
-		(void)snprintf(hash + 2 * i, 3, "%02x", job->object.lz4_sha256[i]);
-	}
-	send(us, job, hash, &record);
+	send(us, job, &record);
 }
 
 static void *worker_main(void *arg)

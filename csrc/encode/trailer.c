@@ -27,21 +27,12 @@
 #include "../base/alloc.h"
 #include "../base/bytes.h"
 #include "../base/clock.h"
+#include "../base/hex.h"
 
 #define SKIPPABLE_MAGIC UINT32_C(0x184D2A50)
 #define FRAME_HEADER_LEN 8
 #define HASH_TEXT_LEN 64
 #define FORMAT_VERSION 1
-
-void us_hex(const uint8_t digest[32], char ret_text[65])
-{
-	static const char digits[] = "0123456789abcdef";
-	for (int i = 0; i < 32; i++) {
-		ret_text[2 * i] = digits[digest[i] >> 4];
-		ret_text[2 * i + 1] = digits[digest[i] & 15];
-	}
-	ret_text[64] = '\0';
-}
 
 static int unhex(const char *text, uint8_t ret_digest[32])
 {
@@ -78,7 +69,7 @@ int32_t us_trailer_format(const struct us_trailer *trailer, uint8_t *ret, size_t
 			  size_t *ret_len, struct us_error *err)
 {
 	char hash[65], time[US_TIME_RFC3339_LEN + 1];
-	us_hex(trailer->lz4_sha256, hash);
+	us_hex(trailer->lz4_sha256, sizeof(trailer->lz4_sha256), hash);
 	us_time_rfc3339_format(trailer->snapshot_ns, time);
 	char *path = us_alloc(2 * strlen(trailer->path) + 1);
 	char *line = us_alloc(US_TRAILER_LEN_MAX);
@@ -108,7 +99,7 @@ int32_t us_trailer_format(const struct us_trailer *trailer, uint8_t *ret, size_t
 	memcpy(ret + FRAME_HEADER_LEN, line, (size_t)len);
 	us_free(line);
 	ret[FRAME_HEADER_LEN + len] = '\n';
-	us_hex(digest, hash);
+	us_hex(digest, sizeof(digest), hash);
 	memcpy(ret + FRAME_HEADER_LEN + len + 1, hash, HASH_TEXT_LEN);
 	*ret_len = FRAME_HEADER_LEN + payload_len;
 	return 0;
@@ -132,7 +123,7 @@ static const char *find_line(const uint8_t *tail, size_t len, size_t *ret_line_l
 		if (line[line_len] != '\n' || sha256(line, line_len, digest)) {
 			return NULL;
 		}
-		us_hex(digest, hash);
+		us_hex(digest, sizeof(digest), hash);
 		if (memcmp(hash, line + line_len + 1, HASH_TEXT_LEN) != 0) {
 			return NULL;
 		}

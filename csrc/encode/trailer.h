@@ -9,7 +9,4 @@
 int32_t us_trailer_format(const struct us_trailer *trailer, uint8_t *ret, size_t cap,
 			  size_t *ret_len, struct us_error *err);
 
-/* 64 lower-case digits and a NUL. */
-void us_hex(const uint8_t digest[32], char ret_text[65]);
-
 #endif

@@ -14,7 +14,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define BODY_LEN_MAX (1u << 20) /* no error is that long: the transfer is stopped */
+/* No answer is that long: the transfer is stopped. */
+#define BODY_LEN_MAX (1u << 20)
+#define HEADER_LEN_MAX (256u << 10)
 
 void us_s3_reply_init(struct us_s3_reply *reply)
 {
@@ -43,7 +45,7 @@ void us_s3_reply_clear(struct us_s3_reply *reply)
 	clear_headers(reply);
 	us_text_clear(&reply->body);
 	reply->body_too_long = 0;
-	reply->discarded_len = 0;
+	reply->header_len = reply->discarded_len = 0;
 }
 
 /* A decimal number at *TEXT of at most 18 digits, moved past it; -1 if none. */
@@ -124,6 +126,10 @@ size_t us_s3_reply_header(char *data, size_t one, size_t data_len, void *user)
 	(void)one; /* always 1 */
 	const char *p = data;
 	const char *end = data + data_len;
+	reply->header_len += data_len;
+	if (reply->header_len > HEADER_LEN_MAX) {
+		return 0;
+	}
 	while (end > p && (end[-1] == '\r' || end[-1] == '\n' || end[-1] == ' ')) {
 		end--;
 	}

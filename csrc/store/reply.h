@@ -16,7 +16,7 @@ struct us_s3_reply {
 	char request_id[80];
 	char bucket_region[64];
 	struct us_text body; /* the first US_S3_ERROR_LEN_MAX bytes of what is no object */
-	size_t discarded_len;
+	size_t header_len, discarded_len;
 	int body_too_long;
 };
 
@@ -24,7 +24,8 @@ void us_s3_reply_init(struct us_s3_reply *reply);
 void us_s3_reply_done(struct us_s3_reply *reply);
 void us_s3_reply_clear(struct us_s3_reply *reply);
 
-/* For CURLOPT_HEADERFUNCTION; USER is the reply. */
+/* For CURLOPT_HEADERFUNCTION; USER is the reply. Stops the transfer where headers
+ * do not end. */
 size_t us_s3_reply_header(char *data, size_t one, size_t data_len, void *user);
 /* Keeps a piece of the body. 0, or -1 if it is longer than any sane answer. */
 int us_s3_reply_add_body(struct us_s3_reply *reply, const char *data, size_t data_len);

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "../base/hex.h"
 #include "../base/clock.h"
 #include "s3_xml.h"
 

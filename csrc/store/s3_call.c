@@ -30,6 +30,7 @@
 #define POLL_MS 50
 #define CALLS_KEPT_MAX 64
 #define EMPTY_PAGES_MAX 1000
+#define READ_BUFFER_LEN (64L << 10)
 
 struct us_s3_call {
 	struct us_s3_transfer transfer;
@@ -234,6 +235,7 @@ static int32_t perform(struct us_s3_call *call, struct us_s3_kind_counts *counts
 	}
 	if (curl_easy_setopt(transfer->easy, CURLOPT_WRITEFUNCTION, write_body) ||
 	    curl_easy_setopt(transfer->easy, CURLOPT_WRITEDATA, call) ||
+	    curl_easy_setopt(transfer->easy, CURLOPT_BUFFERSIZE, READ_BUFFER_LEN) ||
 	    curl_easy_setopt(transfer->easy, CURLOPT_CUSTOMREQUEST, transfer->request.method) ||
 	    curl_multi_add_handle(call->multi, transfer->easy)) {
 		return us_fail_nomem(err);

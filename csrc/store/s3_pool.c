@@ -36,6 +36,10 @@
 #define EVENTS_MAX 64
 #define PROBE_SUCCESSES 256
 #define STALL_LOOK_MS_MAX 1000
+/* Each handle keeps its buffers, and there may be 1,000: curl's least for sending,
+ * and what an answer to a PUT needs. */
+#define UPLOAD_BUFFER_LEN (16L << 10)
+#define ANSWER_BUFFER_LEN (4L << 10)
 
 struct slot {
 	struct us_s3_transfer transfer;
@@ -189,15 +193,15 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *k
 	event.events = (what & CURL_POLL_IN ? (uint32_t)EPOLLIN : 0u) |
 		       (what & CURL_POLL_OUT ? (uint32_t)EPOLLOUT : 0u);
 	int op = known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-	int rc = epoll_ctl(pool->epoll_fd, op, fd, &event);
-	if (rc && (errno == ENOENT || errno == EEXIST)) {
+	if (epoll_ctl(pool->epoll_fd, op, fd, &event)) {
+		/* Known to one side only: the other way round. No memory, no watches: the
+		 * transfer gets no events and ends by its stall clock; to tell curl would
+		 * end the multi handle for good. */
 		op = op == EPOLL_CTL_ADD ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-		rc = epoll_ctl(pool->epoll_fd, op, fd, &event);
+		(void)epoll_ctl(pool->epoll_fd, op, fd, &event);
 	}
-	if (!known) {
-		(void)curl_multi_assign(pool->multi, fd, pool); /* else: ADD again, see EEXIST */
-	}
-	return rc;
+	(void)curl_multi_assign(pool->multi, fd, pool); /* KNOWN from now on; else as above */
+	return 0;
 }
 
 static int on_timer(CURLM *multi, long timeout_ms, void *user)
@@ -238,6 +242,8 @@ static CURLcode set_upload(struct slot *slot)
 	CURLcode rc = CURLE_OK;
 #define SET(option, value) rc = rc ? rc : curl_easy_setopt(easy, option, value)
 	SET(CURLOPT_UPLOAD, 1L);
+	SET(CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER_LEN);
+	SET(CURLOPT_BUFFERSIZE, ANSWER_BUFFER_LEN);
 	SET(CURLOPT_INFILESIZE_LARGE, (curl_off_t)slot->put->len);
 	SET(CURLOPT_READFUNCTION, read_body);
 	SET(CURLOPT_READDATA, slot);

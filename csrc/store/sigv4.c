@@ -21,6 +21,8 @@
 #include <openssl/hmac.h>
 #include <string.h>
 
+#include "../base/hex.h"
+
 static const char algorithm[] = "AWS4-HMAC-SHA256";
 static const char service[] = "s3";
 static const char terminator[] = "aws4_request";

@@ -98,13 +98,3 @@ void us_text_add_encoded(struct us_text *text, const char *bytes, size_t len, in
 	}
 	us_text_add(text, bytes + start, len - start);
 }
-
-void us_hex(const uint8_t *bytes, size_t len, char *ret_hex)
-{
-	static const char digits[] = "0123456789abcdef";
-	for (size_t i = 0; i < len; i++) {
-		ret_hex[2 * i] = digits[bytes[i] >> 4];
-		ret_hex[2 * i + 1] = digits[bytes[i] & 15];
-	}
-	ret_hex[2 * len] = '\0';
-}

@@ -39,7 +39,5 @@ static inline int us_is_unreserved(char c)
 	       c == '-' || c == '.' || c == '_' || c == '~';
 }
 
-/* Lower-case hex of LEN bytes and a NUL: 2 * LEN + 1 bytes. */
-void us_hex(const uint8_t *bytes, size_t len, char *ret_hex);
 
 #endif

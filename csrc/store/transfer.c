@@ -37,7 +37,6 @@ static CURLcode set_common(CURL *easy, const struct us_s3_endpoint *endpoint,
 	SET(CURLOPT_USERAGENT, "libultrasimple");
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long)timing->connect_ms);
 	SET(CURLOPT_MAXAGE_CONN, (long)timing->idle_age_s);
-	SET(CURLOPT_UPLOAD_BUFFERSIZE, 64L << 10);
 #if LIBCURL_VERSION_NUM >= 0x075000
 	SET(CURLOPT_MAXLIFETIME_CONN, (long)timing->lifetime_s);
 #endif

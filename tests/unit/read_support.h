@@ -93,7 +93,7 @@ struct bytes {
 	int exists;
 };
 
-static struct bytes bytes_load(const char *path)
+static inline struct bytes bytes_load(const char *path)
 {
 	struct bytes b = { 0 };
 	struct stat st;
@@ -109,7 +109,7 @@ static struct bytes bytes_load(const char *path)
 	return b;
 }
 
-static void bytes_store(const struct bytes *b, const char *path)
+static inline void bytes_store(const struct bytes *b, const char *path)
 {
 	(void)unlink(path);
 	if (!b->exists) {

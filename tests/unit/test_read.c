@@ -630,6 +630,7 @@ static void test_wal_of_another(void **state)
 	assert_int_equal(sql(db, "UPDATE t SET b=randomblob(700)"), SQLITE_OK);
 	copy_file("made.db-wal", "x.db-wal"); /* page 1 is not in it */
 	assert_int_equal(sqlite3_close(db), SQLITE_OK);
+	assert_int_equal(unlink(path_of("made.db")), 0);
 	assert_int_not_equal(recover_copy("x.db", &b), SQLITE_OK);
 	bytes_free(&b);
 	settle();

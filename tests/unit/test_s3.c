@@ -188,6 +188,7 @@ static int can_connect(uint16_t port)
 	return rc == 0;
 }
 
+/* Starts versitygw; with TLS if the directory holds tls.pem. */
 static int start_gateway(void **state)
 {
 	(void)state;
@@ -992,6 +993,36 @@ static void test_no_progress(void **state)
 	server_stop(&deaf);
 }
 
+/* Answers that do not end. */
+static const char *endless(struct server *server, const char *request, uint64_t number)
+{
+	(void)server, (void)request;
+	static char headers[600000], body[2000000];
+	char *text = number == 0 ? headers : body;
+	size_t len = number == 0 ? sizeof(headers) : sizeof(body);
+	size_t at = (size_t)sprintf(text, "HTTP/1.1 500 Oops\r\n%s", number == 0 ? "" : "\r\n");
+	while (at + 10 < len) {
+		at += (size_t)sprintf(text + at, "a: b\r\n");
+	}
+	return text;
+}
+
+static void test_endless_answers(void **state)
+{
+	(void)state;
+	struct server server = { .answer_fn = endless };
+	struct us_error err = error_of_test();
+	server_start(&server);
+	struct us_store *store = open_store(server.endpoint, "bk1", 1, NULL);
+	assert_int_equal(put_text(store, "k", "x", &err), US_E_HTTP); /* headers: the status is there */
+	assert_int_equal(put_text(store, "k", "x", &err), US_E_HTTP);
+	struct sink sink = { 0 };
+	assert_int_equal(store->ops->get(store, "k", 0, UINT64_MAX, to_sink, &sink, NULL, &err),
+			 US_E_HTTP);
+	store->ops->close(store);
+	server_stop(&server);
+}
+
 static const char *slow_steps(struct server *server, const char *request, uint64_t number)
 {
 	(void)server, (void)request, (void)number;
@@ -1470,6 +1501,7 @@ int main(void)
 		cmocka_unit_test(test_unreachable),
 		cmocka_unit_test(test_no_progress),
 		cmocka_unit_test(test_slow_is_not_stalled),
+		cmocka_unit_test(test_endless_answers),
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_backing_off),
 		cmocka_unit_test(test_recovering),

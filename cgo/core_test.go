@@ -121,6 +121,12 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// nextSecond waits for the second after the last upload: a second object of one
+// database within the second that names the first waits for the next cycle.
+func nextSecond() {
+	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(1010 * time.Millisecond)))
+}
+
 func TestCore_Once(t *testing.T) {
 	logs := captureLog(t)
 	cfg, dir := newFleet(t, 5)
@@ -144,6 +150,7 @@ func TestCore_Once(t *testing.T) {
 		t.Errorf("not in the log: %s", logs)
 	}
 
+	nextSecond()
 	execSQL(t, filepath.Join(dir, "t1.db"), "INSERT INTO t VALUES ('more')")
 	if s = mustOnce(t, r); s.cycles != 2 || s.uploadsSuccess != 6 || s.changedLastCycle < 1 {
 		t.Fatalf("after a change: %+v", s)
@@ -157,6 +164,21 @@ func TestCore_Once(t *testing.T) {
 	r = mustOpen(t, cfg)
 	if s = mustOnce(t, r); s.uploadsSuccess != 0 || s.databases != 7 || s.calls.put != 0 {
 		t.Fatalf("after a restart: %+v", s)
+	}
+}
+
+// With a window of 0 each upload is named after its second; a change within it
+// must not be left behind by a cycle that no other follows.
+func TestCore_OnceTwiceInOneSecond(t *testing.T) {
+	cfg, dir := newFleet(t, 2)
+	cfg.SnapshotWindow = 0
+	r := mustOpen(t, cfg)
+	mustOnce(t, r)
+	for i := range 3 {
+		execSQL(t, filepath.Join(dir, "t0.db"), "INSERT INTO t VALUES ('more')")
+		if s := mustOnce(t, r); s.unsynced != 0 || s.uploadsSuccess != uint64(3+i) {
+			t.Fatalf("change %d: %+v", i, s)
+		}
 	}
 }
 
@@ -223,6 +245,7 @@ func TestCore_LastCycle(t *testing.T) {
 	r := mustOpen(t, cfg)
 	r.Start()
 	eventually(t, "one cycle is over", func() bool { return r.snapshot.Load().cycles == 1 })
+	nextSecond()
 	execSQL(t, filepath.Join(dir, "t0.db"), "INSERT INTO t VALUES ('last words')")
 	mustClose(t, r, 10*time.Second)
 	if s := r.snapshot.Load(); s.cycles != 2 || s.uploadsSuccess != 4 {
@@ -439,6 +462,11 @@ func TestCore_S3Credentials(t *testing.T) {
 	var puts, signed atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		_, _ = io.Copy(io.Discard, req.Body)
+		if req.Method == http.MethodGet {
+			_, _ = io.WriteString(w, `<?xml version="1.0"?><ListBucketResult><Name>bucket</Name><KeyCount>0</KeyCount>`+
+				`<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated></ListBucketResult>`)
+			return
+		}
 		if req.Method == http.MethodPut && strings.HasPrefix(req.URL.Path, "/bucket/x/t") {
 			puts.Add(1)
 			if strings.Contains(req.Header.Get("Authorization"), "AKIATEST/") {

@@ -148,9 +148,9 @@ func treeMatches(dir []string, pattern []patternComponent, recursive bool) (bool
 	}
 	ok := first.text == dir[0]
 	if !ok && !first.literal {
-		// As a directory of a pattern, whose names may end in -wal.
+		// As a directory, whose names may end in -wal, of a pattern with a wildcard.
 		var err error
-		one := &Config{DiscoveryPattern: "/" + first.text + "/f"}
+		one := &Config{DiscoveryPattern: "/" + first.text + "/*"}
 		if ok, err = one.Matches("/" + dir[0] + "/f"); err != nil {
 			return false, err
 		}

@@ -154,11 +154,30 @@ func (r *UltraSimpleReplicator) Once(ctx context.Context) error {
 	defer r.active.Done()
 	defer context.AfterFunc(ctx, r.core.cancel)()
 
-	result, err := r.cycle(ctx)
+	result, err := r.settle(ctx, r.ctx.Done())
 	if err != nil {
 		return fmt.Errorf("multi_db: %w", err)
 	}
 	return r.resultError(result)
+}
+
+// settle runs a cycle after which nothing is left for the next one, as there is
+// none. Two objects of a database may not be named after the same second, so a
+// change within the second of the last upload is taken up in another cycle.
+func (r *UltraSimpleReplicator) settle(ctx context.Context, stop <-chan struct{}) (cycleResult, error) {
+	result, err := r.cycle(ctx)
+	if s := r.snapshot.Load(); err != nil || result.interrupted || s.unsynced <= s.databasesFailed {
+		return result, err
+	}
+	nextSecond := time.Now().Truncate(time.Second).Add(time.Second + time.Millisecond)
+	select {
+	case <-time.After(time.Until(nextSecond)):
+		return r.cycle(ctx)
+	case <-ctx.Done():
+	case <-stop:
+	}
+	result.interrupted = true
+	return result, nil
 }
 
 // resultError says what a completed cycle left undone, or nil.
@@ -419,7 +438,7 @@ func (r *UltraSimpleReplicator) lastCycle(ctx context.Context, timeout time.Dura
 	defer cancel()
 	defer context.AfterFunc(ctx, r.core.cancel)()
 
-	_, err := r.cycle(ctx)
+	_, err := r.settle(ctx, nil)
 	if errors.Is(err, ErrCanceled) {
 		r.log.Warn("last cycle was cut off, the next start continues it", "shutdown-sync-timeout", timeout)
 		return fmt.Errorf("multi_db: last cycle was cut off: %w", err)

@@ -280,6 +280,30 @@ func TestReplicator_Close(t *testing.T) {
 		})
 	})
 
+	t.Run("LastCycleSettles", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFakeEngine()
+			f.run = func(n int, _, _ <-chan struct{}) (cycleResult, error) {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				f.st.unsynced, f.st.databasesFailed = 2, 1 // one waits for the next second
+				if n == 3 {
+					f.st.unsynced = 1
+				}
+				return cycleResult{databases: 3, failed: 1}, nil
+			}
+			r := newFakeReplicator(t.Context(), f)
+			r.Start()
+			time.Sleep(10 * time.Second)
+			if err := r.Close(t.Context(), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			if f.cycles() != 3 {
+				t.Fatalf("cycles=%d, want 3", f.cycles())
+			}
+		})
+	})
+
 	t.Run("NothingStarted", func(t *testing.T) {
 		f := newFakeEngine()
 		r := newFakeReplicator(t.Context(), f)

@@ -125,7 +125,7 @@ t_fault() {
 # ------------------------------------------------------------------------ Go
 
 t_go() {
-	go test -race -v ./cgo/...
+	go test -race -v -timeout 10m ./cgo/...
 }
 
 # cgo's expensive pointer checks. Recompiles the runtime; not part of all.
@@ -173,7 +173,7 @@ t_abi() {
 		clang -std=c++17 -pedantic-errors -Wall -Wextra -Werror -fsyntax-only -Icsrc/include -x c++ -
 	echo "pass: header as C11 and C++17"
 
-	declared="$(gcc -fpreprocessed -dD -E -P "$header" | tr '\n' ' ' | grep -oP '\bUS_API\b[^;(]*?\K\bus_\w+(?=\s*\()' | sort)"
+	declared="$(gcc -fpreprocessed -dD -E -P "$header" 2>/dev/null | tr '\n' ' ' | grep -oP '\bUS_API\b[^;(]*?\K\bus_\w+(?=\s*\()' | sort)"
 	exported="$(nm -D --defined-only "$so" | awk '$2 != "A" { sub(/@.*/, "", $3); print $3 }' | sort)"
 	diff <(echo "$declared") <(echo "$exported")
 	echo "pass: exported symbols are those of the header"

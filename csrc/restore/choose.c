@@ -81,7 +81,7 @@ static int32_t take_listed(void *arg, const char *key, size_t key_len, uint64_t 
 	if (us_check_cancel(l->cancel, NULL)) {
 		return US_E_CANCELED;
 	}
-	if (key_len != l->prefix_len + US_OBJECT_NAME_LEN - 1) {
+	if (key_len != l->prefix_len + US_TIME_NAME_LEN + strlen(OBJECT_SUFFIX)) {
 		return 0;
 	}
 	const char *name = key + l->prefix_len;

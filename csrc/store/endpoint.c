@@ -107,9 +107,10 @@ static int parse_port(const char **text, uint32_t *ret_port)
 static int32_t fail_endpoint(const char *endpoint, const char *why, struct us_error *err)
 {
 	if (strchr(endpoint, '@')) {
-		return us_fail(err, US_E_CONFIG, "endpoint: it holds an @; write http(s)://host[:port] "
-						 "and put keys into access_key_id and "
-						 "secret_access_key");
+		return us_fail(err, US_E_CONFIG,
+			       "endpoint: it holds an @; write http(s)://host[:port] "
+			       "and put keys into access_key_id and "
+			       "secret_access_key");
 	}
 	return us_fail(err, US_E_CONFIG,
 		       "endpoint: %.200s: %s; write http(s)://host[:port], for example "
@@ -157,10 +158,11 @@ static int32_t check_bucket(const char *bucket, struct us_error *err)
 	int dots_only = 1;
 	for (size_t i = 0; i < len; i++) {
 		if (!is_host_byte(bucket[i])) {
-			return us_fail(err, US_E_CONFIG,
-				       "bucket: %.200s: names have letters, digits, `-`, `.` and `_` "
-				       "only; a path in the bucket belongs into path",
-				       bucket);
+			return us_fail(
+				err, US_E_CONFIG,
+				"bucket: %.200s: names have letters, digits, `-`, `.` and `_` "
+				"only; a path in the bucket belongs into path",
+				bucket);
 		}
 		dots_only &= bucket[i] == '.';
 	}
@@ -191,10 +193,11 @@ static int32_t check_option(const char *key, const char *value, struct us_error 
 	size_t len = value ? strnlen(value, OPTION_LEN_MAX + 1) : 0;
 	for (size_t i = 0; i < len; i++) {
 		if (value[i] <= ' ' || value[i] > '~' || len > OPTION_LEN_MAX) {
-			return us_fail(err, US_E_CONFIG,
-				       "%s: spaces, control bytes, bytes outside ASCII, or more than "
-				       "%d bytes",
-				       key, OPTION_LEN_MAX);
+			return us_fail(
+				err, US_E_CONFIG,
+				"%s: spaces, control bytes, bytes outside ASCII, or more than "
+				"%d bytes",
+				key, OPTION_LEN_MAX);
 		}
 	}
 	return 0;
@@ -239,15 +242,18 @@ static int32_t locate(struct us_s3_endpoint *endpoint, const struct us_store_s3_
 	if (options->endpoint && options->endpoint[0] != '\0') {
 		rc = parse_endpoint(options->endpoint, &parts, err);
 		if (!rc && parts.is_address && !path_style) {
-			rc = us_fail(err, US_E_CONFIG,
-				     "endpoint: %.200s is an address, and a bucket cannot be put in "
-				     "front of it; set force_path_style: true",
-				     options->endpoint);
+			rc = us_fail(
+				err, US_E_CONFIG,
+				"endpoint: %.200s is an address, and a bucket cannot be put in "
+				"front of it; set force_path_style: true",
+				options->endpoint);
 		}
 	} else {
 		path_style |= strchr(endpoint->bucket, '.') != NULL;
 		add_aws_host(&aws_host, endpoint->region);
-		parts = (struct parts){ .https = 1, .host = aws_host.data, .host_len = aws_host.len };
+		parts = (struct parts){ .https = 1,
+					.host = aws_host.data,
+					.host_len = aws_host.len };
 		rc = aws_host.failed ? us_fail_nomem(err) : 0;
 	}
 	if (rc) {

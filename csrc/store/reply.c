@@ -222,7 +222,8 @@ static int32_t code_of(int32_t status, const char *s3_code, int key_can_miss)
 
 static uint32_t is_retryable(int32_t status, const char *s3_code)
 {
-	return status == 429 || status == 408 || (status >= 500 && status != 501 && status != 505) ||
+	return status == 429 || status == 408 ||
+	       (status >= 500 && status != 501 && status != 505) ||
 	       strcmp(s3_code, "RequestTimeout") == 0 || strcmp(s3_code, "SlowDown") == 0 ||
 	       strcmp(s3_code, "InternalError") == 0 || strcmp(s3_code, "OperationAborted") == 0;
 }
@@ -235,8 +236,9 @@ static void explain(const struct us_s3_reply *reply, const struct us_s3_error_do
 	int misplaced = reply->status == 301 || reply->status == 307 || reply->status == 308 ||
 			reply->status == 400 || reply->status == 403;
 	if (misplaced && region[0] != '\0' && strcmp(region, endpoint->region) != 0) {
-		(void)snprintf(ret, cap, "; the bucket is in another region: set region: %s (now %s)",
-			       region, endpoint->region);
+		(void)snprintf(ret, cap,
+			       "; the bucket is in another region: set region: %s (now %s)", region,
+			       endpoint->region);
 	} else if (strcmp(doc->code, "NoSuchBucket") == 0) {
 		(void)snprintf(ret, cap, "; the bucket %.64s does not exist at %.200s",
 			       endpoint->bucket, endpoint->origin);
@@ -264,8 +266,9 @@ int32_t us_s3_reply_fail_doc(const struct us_s3_reply *reply, const struct us_s3
 	const char *id = doc->request_id[0] != '\0' ? doc->request_id : reply->request_id;
 	int32_t code = code_of(reply->status, doc->code, key_can_miss);
 	if (withheld) {
-		(void)us_fail(err, code, "%s: %d (the answer repeats a signature or token: withheld)",
-			      what, reply->status);
+		(void)us_fail(err, code,
+			      "%s: %d (the answer repeats a signature or token: withheld)", what,
+			      reply->status);
 	} else {
 		(void)us_fail(err, code, "%s: %d %s%s%.300s%s%s%s%s", what, reply->status,
 			      doc->code[0] != '\0' ? doc->code : status_text(reply->status),

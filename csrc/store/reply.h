@@ -11,7 +11,7 @@
 struct us_s3_reply {
 	int32_t status; /* of the last status line; 0: none yet */
 	int has_etag;
-	int64_t content_len; /* -1: not told */
+	int64_t content_len;                          /* -1: not told */
 	int64_t range_first, range_last, range_total; /* Content-Range; -1: not told */
 	char request_id[80];
 	char bucket_region[64];

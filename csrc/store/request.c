@@ -22,7 +22,7 @@
 #include "../base/clock.h"
 #include "s3_xml.h"
 
-#define URL_LEN_MAX (32u << 10)	    /* origin, escaped key or prefix, escaped token */
+#define URL_LEN_MAX (32u << 10)     /* origin, escaped key or prefix, escaped token */
 #define HEADERS_LEN_MAX (16u << 10) /* the token is the longest */
 #define QUERY_PAIRS_MAX 5
 #define SIGNATURE_MARK "Signature="
@@ -38,7 +38,8 @@ int32_t us_s3_signer_init(struct us_s3_signer *signer, struct us_error *err)
 	}
 	(void)madvise(pages, sizeof(*signer->identity), MADV_DONTDUMP); /* since Linux 3.4 */
 	if (pthread_mutex_init(&signer->lock, NULL)) {
-		(void)munmap(pages, sizeof(*signer->identity)); /* cannot fail for a whole mapping */
+		(void)munmap(pages,
+			     sizeof(*signer->identity)); /* cannot fail for a whole mapping */
 		return us_fail_nomem(err);
 	}
 	signer->identity = pages;
@@ -52,12 +53,12 @@ void us_s3_signer_done(struct us_s3_signer *signer)
 	}
 	us_sigv4_identity_wipe(signer->identity);
 	(void)munmap(signer->identity, sizeof(*signer->identity)); /* as above */
-	(void)pthread_mutex_destroy(&signer->lock);		   /* nobody is left to hold it */
+	(void)pthread_mutex_destroy(&signer->lock);                /* nobody is left to hold it */
 	signer->identity = NULL;
 }
 
-int32_t us_s3_signer_set(struct us_s3_signer *signer,
-			 const struct us_s3_credentials *credentials, struct us_error *err)
+int32_t us_s3_signer_set(struct us_s3_signer *signer, const struct us_s3_credentials *credentials,
+			 struct us_error *err)
 {
 	pthread_mutex_lock(&signer->lock);
 	int32_t rc = us_sigv4_identity_set(signer->identity, credentials->access_key_id,
@@ -175,7 +176,8 @@ static void link_headers(struct us_s3_request *request)
 
 /* Signs what was put together, if there is somebody to sign, and links the list. */
 static int32_t finish(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
-		      struct us_s3_signer *signer, const struct common *common, struct us_error *err)
+		      struct us_s3_signer *signer, const struct common *common,
+		      struct us_error *err)
 {
 	if (request->url.failed || request->headers.failed) {
 		return us_fail_nomem(err);
@@ -204,8 +206,8 @@ static int32_t finish(struct us_s3_request *request, const struct us_s3_endpoint
 						 .time = common->time,
 						 .region = endpoint->region };
 		us_text_puts(&request->authorization, "Authorization: ");
-		int32_t rc = us_sigv4_authorization(signer->identity, &sign, &request->authorization,
-						    err);
+		int32_t rc = us_sigv4_authorization(signer->identity, &sign,
+						    &request->authorization, err);
 		if (mark) {
 			*mark = '?';
 		}
@@ -333,9 +335,9 @@ int32_t us_s3_request_list(struct us_s3_request *request, const struct us_s3_end
 
 int us_s3_request_leaks(const struct us_s3_request *request, const char *text)
 {
-	const char *signature =
-		request->authorization.len > 0 ? strstr(request->authorization.data, SIGNATURE_MARK) :
-						 NULL;
+	const char *signature = request->authorization.len > 0
+					? strstr(request->authorization.data, SIGNATURE_MARK)
+					: NULL;
 	if (signature && strstr(text, signature + strlen(SIGNATURE_MARK))) {
 		return 1;
 	}

@@ -25,8 +25,8 @@ struct us_s3_signer {
 
 int32_t us_s3_signer_init(struct us_s3_signer *signer, struct us_error *err);
 void us_s3_signer_done(struct us_s3_signer *signer);
-int32_t us_s3_signer_set(struct us_s3_signer *signer,
-			 const struct us_s3_credentials *credentials, struct us_error *err);
+int32_t us_s3_signer_set(struct us_s3_signer *signer, const struct us_s3_credentials *credentials,
+			 struct us_error *err);
 
 struct us_s3_line { /* "name: value" in the text of headers */
 	size_t off, name_len, value_off, value_len;

@@ -38,7 +38,7 @@ struct us_s3_call {
 	struct us_s3_store *store;
 	struct us_s3_call *next;
 	struct us_error *err; /* the caller's, for what callbacks find */
-	int32_t rc;	      /* what a callback found; 0: nothing */
+	int32_t rc;           /* what a callback found; 0: nothing */
 	/* get: the wanted part, and how much of the answer's body to pass over */
 	us_store_data_fn *data_fn;
 	void *data_arg;
@@ -281,7 +281,8 @@ static void hold_sigpipe(sigset_t *ret_before, int *ret_pending)
 	(void)sigaddset(&pipe_set, SIGPIPE);
 	(void)sigpending(&pending);
 	*ret_pending = sigismember(&pending, SIGPIPE);
-	(void)pthread_sigmask(SIG_BLOCK, &pipe_set, ret_before); /* cannot fail for these arguments */
+	(void)pthread_sigmask(SIG_BLOCK, &pipe_set,
+			      ret_before); /* cannot fail for these arguments */
 }
 
 static void release_sigpipe(const sigset_t *before, int was_pending)
@@ -334,8 +335,9 @@ static int32_t check_get(struct us_s3_call *call, uint64_t *ret_total, struct us
 	}
 	if (reply->status == 200) {
 		*ret_total = call->received;
-		return call->skip == 0 ? 0 :
-					 us_fail(err, US_E_HTTP, "the object is shorter than the range");
+		return call->skip == 0
+			       ? 0
+			       : us_fail(err, US_E_HTTP, "the object is shorter than the range");
 	}
 	int64_t last = reply->range_last;
 	int64_t total = reply->range_total;
@@ -346,7 +348,8 @@ static int32_t check_get(struct us_s3_call *call, uint64_t *ret_total, struct us
 	}
 	want_last = total > 0 && want_last > total - 1 ? total - 1 : want_last;
 	if (got != call->received || (total >= 0 && last != want_last) || last > want_last) {
-		return us_fail(err, US_E_HTTP, "the server answered with another range than asked for");
+		return us_fail(err, US_E_HTTP,
+			       "the server answered with another range than asked for");
 	}
 	*ret_total = total >= 0 ? (uint64_t)total : UINT64_MAX;
 	return 0;
@@ -358,8 +361,8 @@ static int32_t run_get(struct us_s3_call *call, const char *key, uint64_t *ret_t
 	struct us_s3_store *store = call->store;
 	char range[64];
 	format_range(range, sizeof(range), call->offset, call->len);
-	int32_t rc = us_s3_request_get(&call->transfer.request, &store->endpoint, &store->signer, key,
-				       call->is_range ? range : NULL, err);
+	int32_t rc = us_s3_request_get(&call->transfer.request, &store->endpoint, &store->signer,
+				       key, call->is_range ? range : NULL, err);
 	rc = rc ? rc : perform(call, &store->get, err);
 	if (rc) {
 		return name_request(call, rc, err);
@@ -412,8 +415,8 @@ static int32_t fetch_page(struct us_s3_call *call, struct listing *listing, stru
 	struct us_s3_error_doc doc;
 	const char *token = listing->token.len > 0 ? listing->token.data : NULL;
 	int32_t rc = us_s3_page_begin(call->page, err);
-	rc = rc ? rc :
-		  us_s3_request_list(&call->transfer.request, &store->endpoint, &store->signer,
+	rc = rc ? rc
+		: us_s3_request_list(&call->transfer.request, &store->endpoint, &store->signer,
 				     listing->prefix, token, err);
 	rc = rc ? rc : perform(call, &store->list, err);
 	if (rc) {
@@ -437,8 +440,8 @@ static const char *check_page(struct us_s3_call *call, struct listing *listing)
 	size_t prefix_len = strlen(listing->prefix);
 	for (size_t i = 0; i < count; i++) {
 		struct us_s3_entry entry = us_s3_page_entry(call->page, i);
-		const char *before = i > 0 ? us_s3_page_entry(call->page, i - 1).key :
-					     listing->last_key.data;
+		const char *before =
+			i > 0 ? us_s3_page_entry(call->page, i - 1).key : listing->last_key.data;
 		if (strncmp(entry.key, listing->prefix, prefix_len) != 0) {
 			return "a key that does not begin with the prefix";
 		}

@@ -37,8 +37,7 @@ int32_t us_s3_open_timed(const struct us_store_s3_options *options,
 			 struct us_error *err);
 
 /* Counts a request that has ended, if it was sent. */
-void us_s3_count(struct us_s3_kind_counts *counts, struct us_s3_transfer *transfer,
-		 uint64_t bytes);
+void us_s3_count(struct us_s3_kind_counts *counts, struct us_s3_transfer *transfer, uint64_t bytes);
 
 int32_t us_s3_get(struct us_store *store, const char *key, int64_t offset, uint64_t len,
 		  us_store_data_fn *fn, void *arg, uint64_t *ret_len, struct us_error *err);

@@ -44,7 +44,7 @@
 struct slot {
 	struct us_s3_transfer transfer;
 	struct us_s3_pool *pool;
-	struct us_put *put; /* NULL: idle */
+	struct us_put *put;       /* NULL: idle */
 	struct us_error body_err; /* reading the object failed; code 0: it did not */
 	uint64_t body_off;
 	uint32_t epoch;
@@ -354,10 +354,11 @@ static int32_t result_of(struct us_s3_pool *pool, struct slot *slot, CURLcode re
 	curl_off_t sent = 0;
 	(void)curl_easy_getinfo(transfer->easy, CURLINFO_SIZE_UPLOAD_T, &sent); /* else 0 */
 	if (!rc && (slot->body_off != put->len || (uint64_t)sent < put->len)) {
-		rc = us_fail(&put->err, US_E_HTTP,
-			     "PUT \"%s/%.600s\": 200 before the object was sent (%llu of %llu bytes)",
-			     endpoint->bucket, put->key, (unsigned long long)sent,
-			     (unsigned long long)put->len);
+		rc = us_fail(
+			&put->err, US_E_HTTP,
+			"PUT \"%s/%.600s\": 200 before the object was sent (%llu of %llu bytes)",
+			endpoint->bucket, put->key, (unsigned long long)sent,
+			(unsigned long long)put->len);
 	}
 	return rc;
 }
@@ -432,8 +433,8 @@ static void begin_waiting(struct us_s3_pool *pool)
 		if (!put) {
 			return;
 		}
-		struct slot *slot = pool->idle_count > 0 ? pool->idle[--pool->idle_count] :
-							   slot_new(pool, &put->err);
+		struct slot *slot = pool->idle_count > 0 ? pool->idle[--pool->idle_count]
+							 : slot_new(pool, &put->err);
 		if (!slot) {
 			put->rc = put->err.code;
 			finish_put(pool, put);
@@ -548,8 +549,7 @@ static int32_t open_multi(struct us_s3_pool *pool, struct us_error *err)
 {
 	long connections = (long)pool->store->concurrency + 8;
 	pool->multi = curl_multi_init();
-	if (!pool->multi ||
-	    curl_multi_setopt(pool->multi, CURLMOPT_SOCKETFUNCTION, on_socket) ||
+	if (!pool->multi || curl_multi_setopt(pool->multi, CURLMOPT_SOCKETFUNCTION, on_socket) ||
 	    curl_multi_setopt(pool->multi, CURLMOPT_SOCKETDATA, pool) ||
 	    curl_multi_setopt(pool->multi, CURLMOPT_TIMERFUNCTION, on_timer) ||
 	    curl_multi_setopt(pool->multi, CURLMOPT_TIMERDATA, pool) ||
@@ -639,7 +639,7 @@ void us_s3_pool_close(struct us_s3_store *store)
 	if (pool->epoll_fd >= 0) {
 		(void)close(pool->epoll_fd); /* nothing to lose */
 	}
-	(void)pthread_mutex_destroy(&pool->lock);	/* nobody is left to hold it */
+	(void)pthread_mutex_destroy(&pool->lock);      /* nobody is left to hold it */
 	(void)pthread_cond_destroy(&pool->ended_cond); /* nor to wait for it */
 	us_free(pool->idle);
 	us_free(pool->busy);

@@ -102,10 +102,10 @@ static void refuse_nomem(struct us_s3_page *page)
 
 static enum element root_of(const char *name)
 {
-	return strcmp(name, "ListBucketResult") == 0 ? EL_LIST :
-	       strcmp(name, "Error") == 0	     ? EL_ERROR :
-	       strcmp(name, "ErrorResponse") == 0    ? EL_ERROR_RESPONSE :
-						       EL_OTHER;
+	return strcmp(name, "ListBucketResult") == 0 ? EL_LIST
+	       : strcmp(name, "Error") == 0          ? EL_ERROR
+	       : strcmp(name, "ErrorResponse") == 0  ? EL_ERROR_RESPONSE
+						     : EL_OTHER;
 }
 
 static enum element child_of(struct us_s3_page *page, enum element parent, const char *name)
@@ -139,9 +139,9 @@ static void on_start(void *user, const XML_Char *name, const XML_Char **attribut
 		refuse(page, "elements nested too deeply");
 		return;
 	}
-	enum element element = page->depth == 0 ?
-				       root_of(local) :
-				       child_of(page, page->stack[page->depth - 1], local);
+	enum element element = page->depth == 0
+				       ? root_of(local)
+				       : child_of(page, page->stack[page->depth - 1], local);
 	page->stack[page->depth++] = element;
 	page->is_list |= element == EL_LIST;
 	page->is_error |= element == EL_ERROR;
@@ -396,8 +396,8 @@ int32_t us_s3_page_feed(struct us_s3_page *page, const void *data, size_t data_l
 		return fail_document(page, err);
 	}
 	page->fed_len += data_len; /* so DATA_LEN fits an int */
-	if (page->fault ||
-	    XML_Parse(page->parser, data, (int)data_len, 0) != XML_STATUS_OK || page->fault) {
+	if (page->fault || XML_Parse(page->parser, data, (int)data_len, 0) != XML_STATUS_OK ||
+	    page->fault) {
 		return fail_document(page, err);
 	}
 	return 0;
@@ -405,10 +405,10 @@ int32_t us_s3_page_feed(struct us_s3_page *page, const void *data, size_t data_l
 
 static int hex_value(char c)
 {
-	return c >= '0' && c <= '9' ? c - '0' :
-	       c >= 'A' && c <= 'F' ? c - 'A' + 10 :
-	       c >= 'a' && c <= 'f' ? c - 'a' + 10 :
-				      -1;
+	return c >= '0' && c <= '9'   ? c - '0'
+	       : c >= 'A' && c <= 'F' ? c - 'A' + 10
+	       : c >= 'a' && c <= 'f' ? c - 'a' + 10
+				      : -1;
 }
 
 /* Decodes in place (it only shrinks). 0, or -1 for a broken escape or a NUL. */
@@ -440,8 +440,8 @@ static const char *decode_keys(struct us_s3_page *page)
 {
 	for (size_t i = 0; i < page->entry_count; i++) {
 		struct entry *entry = &page->entries[i];
-		if (page->url_encoded && decode_key(page->keys.data + entry->key_off, entry->key_len,
-						    &entry->key_len)) {
+		if (page->url_encoded &&
+		    decode_key(page->keys.data + entry->key_off, entry->key_len, &entry->key_len)) {
 			return "a key with a broken escape";
 		}
 		if (entry->key_len > US_S3_KEY_LEN_MAX) {

@@ -11,11 +11,11 @@
  * with a DOCTYPE is refused, so no entity is ever expanded.
  */
 
-#define US_S3_KEY_LEN_MAX 1024		    /* S3's own limit, decoded */
-#define US_S3_TOKEN_LEN_MAX 4096	    /* continuation tokens */
-#define US_S3_PAGE_LEN_MAX (8u << 20)	    /* one page of a listing, as XML */
-#define US_S3_PAGE_KEYS_MAX 10000	    /* some stores give more than was asked for */
-#define US_S3_ERROR_LEN_MAX (64u << 10)	    /* an Error document */
+#define US_S3_KEY_LEN_MAX 1024          /* S3's own limit, decoded */
+#define US_S3_TOKEN_LEN_MAX 4096        /* continuation tokens */
+#define US_S3_PAGE_LEN_MAX (8u << 20)   /* one page of a listing, as XML */
+#define US_S3_PAGE_KEYS_MAX 10000       /* some stores give more than was asked for */
+#define US_S3_ERROR_LEN_MAX (64u << 10) /* an Error document */
 
 /* What an Error document says. Control bytes are replaced by spaces. */
 struct us_s3_error_doc {

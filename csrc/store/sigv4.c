@@ -47,17 +47,20 @@ int32_t us_sigv4_identity_set(struct us_sigv4_identity *identity, const char *ac
 {
 	const char *t = token ? token : "";
 	if (!is_token(access_key_id, US_ACCESS_KEY_ID_LEN_MAX)) {
-		return us_fail(err, US_E_ARG, "access_key_id: not a key id (spaces, control bytes or "
-					      "more than %d bytes)",
+		return us_fail(err, US_E_ARG,
+			       "access_key_id: not a key id (spaces, control bytes or "
+			       "more than %d bytes)",
 			       US_ACCESS_KEY_ID_LEN_MAX);
 	}
 	if (!is_token(secret, US_SECRET_LEN_MAX) || !is_token(t, US_TOKEN_LEN_MAX)) {
-		return us_fail(err, US_E_ARG, "secret_access_key or session token: spaces, control "
-					      "bytes or too long");
+		return us_fail(err, US_E_ARG,
+			       "secret_access_key or session token: spaces, control "
+			       "bytes or too long");
 	}
 	if ((access_key_id[0] == '\0') != (secret[0] == '\0')) {
-		return us_fail(err, US_E_ARG, "access_key_id and secret_access_key: only one of them "
-					      "is set; set both, or neither for anonymous requests");
+		return us_fail(err, US_E_ARG,
+			       "access_key_id and secret_access_key: only one of them "
+			       "is set; set both, or neither for anonymous requests");
 	}
 	us_sigv4_identity_wipe(identity);
 	memcpy(identity->access_key_id, access_key_id, strlen(access_key_id) + 1);
@@ -157,14 +160,17 @@ static int digest_request(EVP_MD_CTX *ctx, const struct us_sigv4_request *reques
 			  uint8_t ret_digest[US_SHA256_LEN])
 {
 	if (!EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) || !digest_text(ctx, request->method) ||
-	    !digest_text(ctx, "\n") || !digest_text(ctx, request->path) || !digest_text(ctx, "\n") ||
-	    !digest_text(ctx, request->query) || !digest_text(ctx, "\n")) {
+	    !digest_text(ctx, "\n") || !digest_text(ctx, request->path) ||
+	    !digest_text(ctx, "\n") || !digest_text(ctx, request->query) ||
+	    !digest_text(ctx, "\n")) {
 		return 0;
 	}
 	for (size_t i = 0; i < request->header_count; i++) {
 		const struct us_sigv4_header *header = &request->headers[i];
-		if (!EVP_DigestUpdate(ctx, header->name, header->name_len) || !digest_text(ctx, ":") ||
-		    !digest_value(ctx, header->value, header->value_len) || !digest_text(ctx, "\n")) {
+		if (!EVP_DigestUpdate(ctx, header->name, header->name_len) ||
+		    !digest_text(ctx, ":") ||
+		    !digest_value(ctx, header->value, header->value_len) ||
+		    !digest_text(ctx, "\n")) {
 			return 0;
 		}
 	}

@@ -58,12 +58,12 @@ struct us_sigv4_header {
 
 struct us_sigv4_request {
 	const char *method;
-	const char *path;  /* encoded, from the first slash, as sent */
-	const char *query; /* encoded and sorted, as sent; "" for none */
+	const char *path;                      /* encoded, from the first slash, as sent */
+	const char *query;                     /* encoded and sorted, as sent; "" for none */
 	const struct us_sigv4_header *headers; /* sorted by name */
 	size_t header_count;
 	const char *payload_sha256; /* hex */
-	const char *time;	    /* US_SIGV4_TIME_LEN bytes */
+	const char *time;           /* US_SIGV4_TIME_LEN bytes */
 	const char *region;
 };
 

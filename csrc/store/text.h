@@ -39,5 +39,4 @@ static inline int us_is_unreserved(char c)
 	       c == '-' || c == '.' || c == '_' || c == '~';
 }
 
-
 #endif

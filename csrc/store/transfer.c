@@ -56,8 +56,7 @@ static CURLcode set_common(CURL *easy, const struct us_s3_endpoint *endpoint,
 	return rc;
 }
 
-int32_t us_s3_transfer_init(struct us_s3_transfer *transfer,
-			    const struct us_s3_endpoint *endpoint,
+int32_t us_s3_transfer_init(struct us_s3_transfer *transfer, const struct us_s3_endpoint *endpoint,
 			    const struct us_s3_timing *timing, struct us_error *err)
 {
 	us_s3_request_init(&transfer->request);
@@ -152,8 +151,7 @@ static const char *words_of(struct us_s3_transfer *transfer, CURLcode result)
 	return transfer->curl_text;
 }
 
-int32_t us_s3_transfer_fail(struct us_s3_transfer *transfer, CURLcode result,
-			    struct us_error *err)
+int32_t us_s3_transfer_fail(struct us_s3_transfer *transfer, CURLcode result, struct us_error *err)
 {
 	const struct us_s3_endpoint *endpoint = transfer->endpoint;
 	char what[800];
@@ -170,12 +168,14 @@ int32_t us_s3_transfer_fail(struct us_s3_transfer *transfer, CURLcode result,
 			       endpoint->host);
 	case CURLE_PEER_FAILED_VERIFICATION:
 	case CURLE_SSL_ISSUER_ERROR:
-		return us_fail(err, US_E_NETWORK,
-			       "%s: the certificate of %s is not trusted: %s; install its CA in the "
-			       "system's certificate store, or set skip_verify: true",
-			       what, endpoint->host, words);
+		return us_fail(
+			err, US_E_NETWORK,
+			"%s: the certificate of %s is not trusted: %s; install its CA in the "
+			"system's certificate store, or set skip_verify: true",
+			what, endpoint->host, words);
 	case CURLE_SSL_CONNECT_ERROR:
-		return us_fail(err, US_E_NETWORK, "%s: no TLS with %s: %s", what, endpoint->host, words);
+		return us_fail(err, US_E_NETWORK, "%s: no TLS with %s: %s", what, endpoint->host,
+			       words);
 	default:
 		return us_fail(err, US_E_NETWORK, "%s: %s", what, words);
 	}

@@ -11,14 +11,16 @@
 
 /* Time-outs; the defaults are the design's, tests shorten them. */
 struct us_s3_timing {
-	int64_t connect_ms;   /* name, TCP and TLS together */
-	int64_t stall_ms;     /* no byte either way */
-	int64_t idle_age_s;   /* older idle connections are not used again */
-	int64_t lifetime_s;   /* nor connections opened longer ago */
+	int64_t connect_ms; /* name, TCP and TLS together */
+	int64_t stall_ms;   /* no byte either way */
+	int64_t idle_age_s; /* older idle connections are not used again */
+	int64_t lifetime_s; /* nor connections opened longer ago */
 };
 
 #define US_S3_TIMING_DEFAULT \
-	{ .connect_ms = 10000, .stall_ms = 30000, .idle_age_s = 25, .lifetime_s = 600 }
+	{ \
+		.connect_ms = 10000, .stall_ms = 30000, .idle_age_s = 25, .lifetime_s = 600 \
+	}
 
 struct us_s3_transfer {
 	CURL *easy;
@@ -34,8 +36,7 @@ struct us_s3_transfer {
 
 /* ENDPOINT and TIMING are kept. 0 or US_E_NOMEM; done accepts a zeroed object, and
  * one whose init failed. */
-int32_t us_s3_transfer_init(struct us_s3_transfer *transfer,
-			    const struct us_s3_endpoint *endpoint,
+int32_t us_s3_transfer_init(struct us_s3_transfer *transfer, const struct us_s3_endpoint *endpoint,
 			    const struct us_s3_timing *timing, struct us_error *err);
 void us_s3_transfer_done(struct us_s3_transfer *transfer);
 
@@ -53,8 +54,7 @@ void us_s3_transfer_touch(struct us_s3_transfer *transfer);
 int us_s3_transfer_was_sent(struct us_s3_transfer *transfer);
 
 /* The failure of a transfer that ended with RESULT, not CURLE_OK. */
-int32_t us_s3_transfer_fail(struct us_s3_transfer *transfer, CURLcode result,
-			    struct us_error *err);
+int32_t us_s3_transfer_fail(struct us_s3_transfer *transfer, CURLcode result, struct us_error *err);
 int32_t us_s3_transfer_fail_stalled(struct us_s3_transfer *transfer, struct us_error *err);
 
 #endif

@@ -85,8 +85,10 @@ func fileTarget(dir string, extra ...string) string {
 }
 
 func fileTargetPath(dir, path string, extra ...string) string {
-	return strings.Join(append([]string{"file:", "  directory: " + dir, `  path: "` + path + `"`}, extra...), "\n")
+	return block("file", append([]string{"directory: " + dir, `path: "` + path + `"`}, extra...)...)
 }
+
+func block(name string, lines ...string) string { return name + ":\n  " + strings.Join(lines, "\n  ") }
 
 func (c settings) text(port int) string {
 	var b strings.Builder
@@ -173,11 +175,12 @@ func asNobody() option {
 }
 func withBinary(path string) option { return func(c *exec.Cmd) { c.Path, c.Args[0] = path, path } }
 
-// wrapped runs the command through `sh -c SCRIPT sh COMMAND...` ("$@" is the command).
-func wrapped(prefix []string) option {
+// inOwnMounts runs a shell script in a mount namespace of its own, and the command
+// ("$@") after it.
+func inOwnMounts(script string) option {
 	return func(c *exec.Cmd) {
-		c.Args = append(append([]string{}, prefix...), c.Args...)
-		c.Path = must1[string](nil)(exec.LookPath(prefix[0]))
+		w := exec.Command("unshare", append([]string{"-m", "sh", "-c", script + ` && exec "$@"`, "sh"}, c.Args...)...)
+		c.Path, c.Args, c.Err = w.Path, w.Args, w.Err
 	}
 }
 

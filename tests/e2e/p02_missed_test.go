@@ -356,3 +356,20 @@ func Test02ChunkSizePadding(t *testing.T) {
 		t.Error("page count and size do not agree")
 	}
 }
+
+// A second cycle within the second that names the first object: it may take its
+// time, but must not say that all is well with the change left behind.
+func Test02SameSecond(t *testing.T) {
+	t.Parallel()
+	for _, window := range []string{"1h", "0s"} {
+		o := newOne(t, "snapshot_window: "+window)
+		p := o.make("x")
+		once(t, o.c)
+		for i := range 3 {
+			build(t, p, fmt.Sprintf("UPDATE t SET v='change %d' WHERE id=1", i))
+			if once(t, o.c.partly()).code == 0 {
+				o.check("x")
+			}
+		}
+	}
+}

@@ -131,7 +131,7 @@ multi_db:
   s3: [1, 2]
 `, db, base), 0o644))
 	r := litestream(t, []string{"replicate", "-once", "-config", config})
-	if r.code != 0 || strings.Contains(r.all(), "multi") {
+	if r.code != 0 || strings.Contains(r.all(), "multi-db") || strings.Contains(r.all(), "multi_db") {
 		t.Errorf("exit %d\n%s", r.code, r.all())
 	}
 	if !exists(filepath.Join(base, "replica")) {

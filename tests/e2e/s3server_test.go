@@ -93,13 +93,10 @@ func (s *s3server) dir() string      { return filepath.Join(s.root, bucket) }
 
 // target is the configuration block of this server, seen through endpoint.
 func (s *s3server) target(endpoint string, extra ...string) string {
-	lines := append([]string{
-		"s3:", "  region: us-east-1", "  bucket: " + bucket,
-		`  path: "{{project}}/{{database}}/{{branch}}/{{tenant}}"`,
-		"  endpoint: " + endpoint,
-		"  access_key_id: " + accessKey, "  secret_access_key: " + secretKey,
-	}, extra...)
-	return strings.Join(lines, "\n")
+	return block("s3", append([]string{
+		"region: us-east-1", "bucket: " + bucket, `path: "` + seedTemplate + `"`, "endpoint: " + endpoint,
+		"access_key_id: " + accessKey, "secret_access_key: " + secretKey,
+	}, extra...)...)
 }
 
 type request struct {

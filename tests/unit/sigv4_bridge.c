@@ -86,8 +86,9 @@ static void sign(char **fields)
 	us_text_add_encoded(&path, text[1], strlen(text[1]), 1);
 	us_text_puts(&encoded_query, "");
 	us_sigv4_add_query(&encoded_query, query_pairs, query_count);
-	struct us_sigv4_request request = { text[0],	 path.data, encoded_query.data, sorted, count,
-					    text[4],	 text[9],   text[8] };
+	struct us_sigv4_request request = { text[0], path.data, encoded_query.data,
+					    sorted,  count,     text[4],
+					    text[9], text[8] };
 	if (us_sigv4_identity_set(&identity, text[5], text[6], text[7], &err) ||
 	    us_sigv4_authorization(&identity, &request, &value, &err)) {
 		printf("failed\t\t%s\n", err.message);

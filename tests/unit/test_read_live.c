@@ -5,8 +5,9 @@
  * never an older one than the image before. Writers that do not wait for locks
  * (busy_timeout 0) must not see SQLITE_BUSY while reads are impatient.
  *
- * US_LIVE_COUNT (default 2000): images over all kinds of writers, each of which
- * gets at most US_LIVE_SECONDS (default 4).
+ * Each kind of writer goes on until it has committed US_LIVE_COMMITS times
+ * (default 150) and its share of US_LIVE_COUNT images (default 2000) was taken,
+ * for at most US_LIVE_SECONDS (default 2).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -164,10 +165,12 @@ static void run_kind(const struct kind *kind, int count)
 	}
 	char name[64];
 	(void)snprintf(name, sizeof(name), "%.40s.db", kind->name);
-	int64_t end_ns = us_clock_mono_ns() + env_int("US_LIVE_SECONDS", 4) * US_NS_PER_S;
+	int64_t end_ns = us_clock_mono_ns() + env_int("US_LIVE_SECONDS", 2) * US_NS_PER_S;
 	int64_t last = 0;
 	int images = 0, busy = 0;
-	while (images < count && us_clock_mono_ns() < end_ns) {
+	int commits = env_int("US_LIVE_COMMITS", 150);
+	while ((images < count || atomic_load(&shared->commits) < commits) &&
+	       us_clock_mono_ns() < end_ns) {
 		struct us_error err = US_ERROR_INIT;
 		int32_t rc = image_read(reader, root, name, kind->patient, &image, &err);
 		if (rc == US_E_BUSY) {

@@ -13,7 +13,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
 #include <openssl/sha.h>
+#include <openssl/x509v3.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -166,16 +169,19 @@ static int listen_on(uint16_t *port)
 
 /* ------------------------------------------------------------ the real server */
 
-static struct {
+struct gateway {
 	pid_t pid;
 	char dir[64], endpoint[64];
-} gateway;
+};
+
+static struct gateway gateway;
 
 static const char *gateway_path(void)
 {
 	const char *path = getenv("VERSITYGW");
-	return path ? path : access("/root/go/bin/versitygw", X_OK) == 0 ? "/root/go/bin/versitygw" :
-									   "versitygw";
+	return path                                          ? path
+	       : access("/root/go/bin/versitygw", X_OK) == 0 ? "/root/go/bin/versitygw"
+							     : "versitygw";
 }
 
 static int can_connect(uint16_t port)
@@ -188,30 +194,70 @@ static int can_connect(uint16_t port)
 	return rc == 0;
 }
 
-/* Starts versitygw; with TLS if the directory holds tls.pem. */
-static int start_gateway(void **state)
+/* A self-signed certificate for 127.0.0.1, and its key, in files below DIR. */
+static void write_certificate(const char *dir, char *cert_path, char *key_path, size_t cap)
 {
-	(void)state;
+	EVP_PKEY *key = EVP_EC_gen("P-256");
+	X509 *cert = X509_new();
+	assert_non_null(key);
+	X509_set_version(cert, 2);
+	ASN1_INTEGER_set(X509_get_serialNumber(cert), 1);
+	X509_gmtime_adj(X509_getm_notBefore(cert), -3600);
+	X509_gmtime_adj(X509_getm_notAfter(cert), 3600);
+	X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "CN", MBSTRING_ASC,
+				   (const unsigned char *)"test", -1, -1, 0);
+	X509_set_issuer_name(cert, X509_get_subject_name(cert));
+	X509_set_pubkey(cert, key);
+	X509_EXTENSION *name =
+		X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name, "IP:127.0.0.1");
+	X509_add_ext(cert, name, -1);
+	assert_true(X509_sign(cert, key, EVP_sha256()) > 0);
+	(void)snprintf(cert_path, cap, "%s/cert.pem", dir);
+	(void)snprintf(key_path, cap, "%s/key.pem", dir);
+	FILE *file = fopen(cert_path, "w");
+	PEM_write_X509(file, cert);
+	fclose(file);
+	file = fopen(key_path, "w");
+	PEM_write_PrivateKey(file, key, NULL, NULL, 0, NULL, NULL);
+	fclose(file);
+	X509_EXTENSION_free(name);
+	X509_free(cert);
+	EVP_PKEY_free(key);
+}
+
+static int gateway_start(struct gateway *g, int tls)
+{
 	uint16_t port;
-	char bucket[96], listen_text[32];
+	char root[80], bucket[96], listen_text[32], cert[96], key[96];
 	close(listen_on(&port));
-	(void)snprintf(gateway.dir, sizeof(gateway.dir), "%s", "/tmp/us-test-s3-XXXXXX");
-	assert_non_null(mkdtemp(gateway.dir));
-	(void)snprintf(bucket, sizeof(bucket), "%s/bk1", gateway.dir);
+	(void)snprintf(g->dir, sizeof(g->dir), "%s", "/tmp/us-test-s3-XXXXXX");
+	assert_non_null(mkdtemp(g->dir));
+	(void)snprintf(root, sizeof(root), "%s/root", g->dir);
+	(void)snprintf(bucket, sizeof(bucket), "%s/bk1", root);
+	assert_int_equal(mkdir(root, 0755), 0);
 	assert_int_equal(mkdir(bucket, 0755), 0);
 	(void)snprintf(listen_text, sizeof(listen_text), "127.0.0.1:%u", port);
-	(void)snprintf(gateway.endpoint, sizeof(gateway.endpoint), "http://%s", listen_text);
-	pid_t pid = fork();
-	if (pid == 0) {
+	(void)snprintf(g->endpoint, sizeof(g->endpoint), "http%s://%s", tls ? "s" : "",
+		       listen_text);
+	if (tls) {
+		write_certificate(g->dir, cert, key, sizeof(cert));
+	}
+	const char *arguments[] = { "versitygw", "--port", listen_text, "--keep-alive", "--quiet",
+				    "--access", "ak", "--secret", SECRET,
+				    /* then the certificate, or at once: */
+				    tls ? "--cert" : "posix", tls ? cert : root,
+				    tls ? "--key" : NULL, key, "posix", root, NULL };
+	char *argv[16];
+	memcpy(argv, arguments, sizeof(arguments)); /* exec wants them without const */
+	g->pid = fork();
+	if (g->pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 		dup2(null, 1);
 		dup2(null, 2); /* it reports what the tests do to it */
-		execlp(gateway_path(), "versitygw", "--port", listen_text, "--keep-alive", "--quiet",
-		       "--access", "ak", "--secret", SECRET, "posix", gateway.dir, (char *)NULL);
+		execvp(gateway_path(), argv);
 		_exit(127);
 	}
-	gateway.pid = pid;
 	for (int i = 0; i < 200; i++) {
 		if (can_connect(port)) {
 			return 0;
@@ -222,17 +268,28 @@ static int start_gateway(void **state)
 	return -1;
 }
 
-static int stop_gateway(void **state)
+static void gateway_stop(struct gateway *g)
 {
-	(void)state;
-	kill(gateway.pid, SIGKILL);
-	waitpid(gateway.pid, NULL, 0);
+	kill(g->pid, SIGKILL);
+	waitpid(g->pid, NULL, 0);
 	pid_t pid = fork();
 	if (pid == 0) {
-		execlp("rm", "rm", "-rf", gateway.dir, (char *)NULL);
+		execlp("rm", "rm", "-rf", g->dir, (char *)NULL);
 		_exit(127);
 	}
 	waitpid(pid, NULL, 0);
+}
+
+static int start_gateway(void **state)
+{
+	(void)state;
+	return gateway_start(&gateway, 0);
+}
+
+static int stop_gateway(void **state)
+{
+	(void)state;
+	gateway_stop(&gateway);
 	return 0;
 }
 
@@ -251,9 +308,9 @@ static void test_put_get_remove(void **state)
 	assert_int_equal(put_text(store, "a/b/c.db.lz4", "0123456789", &err), 0);
 	struct sink sink = { 0 };
 	uint64_t len = 0;
-	assert_int_equal(store->ops->get(store, "a/b/c.db.lz4", 0, UINT64_MAX, to_sink, &sink, &len,
-					 &err),
-			 0);
+	assert_int_equal(
+		store->ops->get(store, "a/b/c.db.lz4", 0, UINT64_MAX, to_sink, &sink, &len, &err),
+		0);
 	assert_int_equal(len, 10);
 	assert_int_equal(sink.len, 10);
 	assert_memory_equal(sink.data, "0123456789", 10);
@@ -262,10 +319,10 @@ static void test_put_get_remove(void **state)
 		uint64_t len;
 		const char *want;
 	} ranges[] = {
-		{ 2, 3, "234" },     { 0, 1, "0" },
-		{ 8, 100, "89" },    { 5, UINT64_MAX, "56789" },
-		{ -4, 4, "6789" },   { -4, UINT64_MAX, "6789" },
-		{ -4, 2, "67" },     { -10, 10, "0123456789" },
+		{ 2, 3, "234" },           { 0, 1, "0" },
+		{ 8, 100, "89" },          { 5, UINT64_MAX, "56789" },
+		{ -4, 4, "6789" },         { -4, UINT64_MAX, "6789" },
+		{ -4, 2, "67" },           { -10, 10, "0123456789" },
 		{ -99, 99, "0123456789" },
 	};
 	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
@@ -284,16 +341,16 @@ static void test_put_get_remove(void **state)
 			 US_E_HTTP);
 	assert_int_equal(err.http_status, 416);
 	sink.rc = US_E_NOSPACE;
-	assert_int_equal(store->ops->get(store, "a/b/c.db.lz4", 0, UINT64_MAX, to_sink, &sink, &len,
-					 &err),
-			 US_E_NOSPACE);
+	assert_int_equal(
+		store->ops->get(store, "a/b/c.db.lz4", 0, UINT64_MAX, to_sink, &sink, &len, &err),
+		US_E_NOSPACE);
 	assert_string_equal(err.message, "the sink says no");
 	assert_int_equal(store->ops->remove(store, "a/b/c.db.lz4", &err), 0);
 	assert_int_equal(store->ops->remove(store, "a/b/c.db.lz4", &err), 0);
 	sink = (struct sink){ 0 };
-	assert_int_equal(store->ops->get(store, "a/b/c.db.lz4", 0, UINT64_MAX, to_sink, &sink, &len,
-					 &err),
-			 US_E_NOTFOUND);
+	assert_int_equal(
+		store->ops->get(store, "a/b/c.db.lz4", 0, UINT64_MAX, to_sink, &sink, &len, &err),
+		US_E_NOTFOUND);
 	assert_int_equal(err.http_status, 404);
 	assert_non_null(strstr(err.message, "GET \"bk1/a/b/c.db.lz4\": 404 NoSuchKey: "));
 	struct us_store_counts counts;
@@ -326,7 +383,7 @@ static void test_put_from_file(void **state)
 	put.fd = fd;
 	assert_int_equal(put_now(store, &put), 0);
 	char object[128];
-	(void)snprintf(object, sizeof(object), "%s/bk1/big", gateway.dir);
+	(void)snprintf(object, sizeof(object), "%s/root/bk1/big", gateway.dir);
 	int stored = open(object, O_RDONLY | O_CLOEXEC);
 	uint8_t *back = malloc(len + 1);
 	size_t got = 0;
@@ -361,7 +418,7 @@ static void test_metadata(void **state)
 	struct us_store *store = open_gateway(1);
 	assert_int_equal(put_text(store, "meta", "x", NULL), 0);
 	char path[128], names[1024], value[128];
-	(void)snprintf(path, sizeof(path), "%s/bk1/meta", gateway.dir);
+	(void)snprintf(path, sizeof(path), "%s/root/bk1/meta", gateway.dir);
 	ssize_t len = listxattr(path, names, sizeof(names));
 	assert_true(len > 0);
 	int times = 0, sums = 0, types = 0;
@@ -392,10 +449,23 @@ static void test_odd_keys(void **state)
 {
 	(void)state;
 	static const char *const keys[] = {
-		"odd/a b",	    "odd/a+b",	   "odd/a%b",	 "odd/a%20b", "odd/a&b;c=d",
-		"odd/a?b",	    "odd/a#b",	   "odd/a=b",	 "odd/\"q\"'", "odd/<x>",
-		"odd/\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "odd/a:b@c,d", "odd/a~b", "odd/(x)[y]{z}*!$^`|",
-		"odd/a-b/c",	    "odd/a/b",	   "odd/a.b",
+		"odd/a b",
+		"odd/a+b",
+		"odd/a%b",
+		"odd/a%20b",
+		"odd/a&b;c=d",
+		"odd/a?b",
+		"odd/a#b",
+		"odd/a=b",
+		"odd/\"q\"'",
+		"odd/<x>",
+		"odd/\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80",
+		"odd/a:b@c,d",
+		"odd/a~b",
+		"odd/(x)[y]{z}*!$^`|",
+		"odd/a-b/c",
+		"odd/a/b",
+		"odd/a.b",
 	};
 	const size_t count = sizeof(keys) / sizeof(keys[0]);
 	struct us_store *store = open_gateway(4);
@@ -445,7 +515,7 @@ static void test_many(void **state)
 	(void)state;
 	struct us_store *store = open_gateway(64);
 	struct us_put *puts = calloc(MANY, sizeof(*puts));
-	char (*keys)[32] = calloc(MANY, sizeof(*keys));
+	char(*keys)[32] = calloc(MANY, sizeof(*keys));
 	size_t started = 0, done = 0;
 	while (done < MANY) {
 		while (started < MANY && started - done < 64) {
@@ -520,9 +590,7 @@ static void test_refusals(void **state)
 	assert_true(put_text(store, "k", "x", &err) < 0); /* AWS: 403, this gateway: 404 */
 	assert_non_null(strstr(err.message, "access key"));
 	set_keys(store, "", "", NULL); /* anonymous */
-	(void)put_text(store, "k", "x", &err);
-	print_message("anonymous: %s\n", err.message);
-	assert_int_equal(err.code, US_E_ACCESS);
+	assert_int_equal(put_text(store, "k", "x", &err), US_E_ACCESS);
 	set_keys(store, "ak", SECRET, NULL); /* and right ones work at once */
 	assert_int_equal(put_text(store, "k", "x", &err), 0);
 	store->ops->close(store);
@@ -548,7 +616,40 @@ static void test_refusals(void **state)
 	assert_int_equal(us_store_s3_open(&options, &store, &err), 0);
 	set_keys(store, "ak", SECRET, NULL);
 	assert_true(put_text(store, "k", "x", &err) < 0);
-	print_message("wrong region: %s\n", err.message);
+	assert_non_null(strstr(err.message, "set region: us-east-1 (now eu-west-9)"));
+	store->ops->close(store);
+}
+
+static void test_tls(void **state)
+{
+	(void)state;
+	struct gateway tls;
+	struct us_error err = error_of_test();
+	struct us_store *store = NULL;
+	struct sink sink = { 0 };
+	assert_int_equal(gateway_start(&tls, 1), 0);
+	struct us_store_s3_options options = {
+		.endpoint = tls.endpoint, .bucket = "bk1", .path_style = 1, .concurrency = 2
+	};
+	assert_int_equal(us_store_s3_open(&options, &store, &err), 0);
+	set_keys(store, "ak", SECRET, NULL);
+	assert_int_equal(put_text(store, "k", "hello", &err), US_E_NETWORK);
+	assert_non_null(strstr(err.message, "the certificate of 127.0.0.1:"));
+	assert_non_null(strstr(err.message, "skip_verify: true"));
+	store->ops->close(store);
+	options.skip_verify = 1;
+	assert_int_equal(us_store_s3_open(&options, &store, &err), 0);
+	set_keys(store, "ak", SECRET, NULL);
+	for (int i = 0; i < 20; i++) {
+		assert_int_equal(put_text(store, "k", "hello", &err), 0);
+	}
+	assert_int_equal(store->ops->get(store, "k", 0, UINT64_MAX, to_sink, &sink, NULL, &err), 0);
+	assert_memory_equal(sink.data, "hello", 5);
+	/* The server goes away under open connections, on our thread too: no SIGPIPE. */
+	gateway_stop(&tls);
+	assert_int_equal(put_text(store, "k", "hello", &err), US_E_NETWORK);
+	assert_int_equal(store->ops->get(store, "k", 0, UINT64_MAX, to_sink, &sink, NULL, &err),
+			 US_E_NETWORK);
 	store->ops->close(store);
 }
 
@@ -564,10 +665,11 @@ struct server {
 	/* what it does */
 	const char *answer; /* to every request, or NULL: see below */
 	const char *(*answer_fn)(struct server *server, const char *request, uint64_t number);
-	int hang;	     /* never answers */
-	int read_nothing;    /* not even that */
-	int close_after;     /* closes a connection after an answer, without saying so */
-	int die_on_second;   /* takes the second request of a connection and hangs up */
+	int hang;          /* never answers */
+	int read_nothing;  /* not even that */
+	int close_after;   /* closes a connection after an answer, without saying so */
+	int answer_early;  /* before the request has come */
+	int die_on_second; /* takes the second request of a connection and hangs up */
 	int64_t delay_ms;
 	/* what it saw */
 	atomic_uint_fast64_t requests, connections;
@@ -606,7 +708,8 @@ static int read_request(struct server *server, int fd, char *text, size_t cap)
 	}
 	char sink[65536];
 	while (have < body) {
-		ssize_t n = recv(fd, sink, body - have < sizeof(sink) ? body - have : sizeof(sink), 0);
+		ssize_t n =
+			recv(fd, sink, body - have < sizeof(sink) ? body - have : sizeof(sink), 0);
 		if (n <= 0) {
 			return -1;
 		}
@@ -623,6 +726,13 @@ static void *peer_main(void *arg)
 	free(peer);
 	char text[8192];
 	int requests = 0;
+	if (server->answer_early) {
+		(void)recv(fd, text, sizeof(text), 0);
+		(void)send(fd, server->answer, strlen(server->answer), MSG_NOSIGNAL);
+		us_clock_sleep_ns(100 * US_NS_PER_MS);
+		shutdown(fd, SHUT_RDWR);
+		return NULL;
+	}
 	while (!server->read_nothing && read_request(server, fd, text, sizeof(text)) == 0) {
 		if (server->die_on_second && requests++ == 1) {
 			shutdown(fd, SHUT_RDWR);
@@ -640,8 +750,8 @@ static void *peer_main(void *arg)
 		if (server->hang) {
 			break;
 		}
-		const char *answer = server->answer_fn ? server->answer_fn(server, text, number) :
-							 server->answer;
+		const char *answer = server->answer_fn ? server->answer_fn(server, text, number)
+						       : server->answer;
 		atomic_fetch_sub(&server->now, 1);
 		if (!answer || send(fd, answer, strlen(answer), MSG_NOSIGNAL) < 0 ||
 		    server->close_after || strstr(answer, "close")) {
@@ -722,23 +832,26 @@ static void test_put_answers(void **state)
 {
 	(void)state;
 	assert_int_equal(put_against(OK_PUT).code, 0);
-	assert_int_equal(put_against(ANSWER("200 OK", "", "0", "")).code, 0); /* some give no ETag */
+	assert_int_equal(put_against(ANSWER("200 OK", "", "0", "")).code,
+			 0); /* some give no ETag */
 	struct us_error err = put_against(ANSWER("503 Slow Down", "", "0", ""));
 	assert_int_equal(err.code, US_E_HTTP);
 	assert_int_equal(err.http_status, 503);
 	assert_int_equal(err.retryable, 1);
 	assert_string_equal(err.message, "PUT \"bk1/k\": 503 service unavailable");
 
-	err = put_against(ANSWER("503 Slow Down", "x-amz-request-id: HEADERID\r\n", "90",
-				 "<?xml version=\"1.0\"?><Error><Code>SlowDown</Code><Message>Reduce "
-				 "rate</Message></Error>\n\n\n"));
+	err = put_against(
+		ANSWER("503 Slow Down", "x-amz-request-id: HEADERID\r\n", "90",
+		       "<?xml version=\"1.0\"?><Error><Code>SlowDown</Code><Message>Reduce "
+		       "rate</Message></Error>\n\n\n"));
 	assert_int_equal(err.http_status, 503);
 	assert_string_equal(err.message,
 			    "PUT \"bk1/k\": 503 SlowDown: Reduce rate (request id HEADERID)");
 
-	err = put_against(ANSWER("200 OK", "ETag: \"x\"\r\n", "72",
-				 "<Error><Code>InternalError</Code><Message>We failed</Message></Error>"
-				 "    "));
+	err = put_against(
+		ANSWER("200 OK", "ETag: \"x\"\r\n", "72",
+		       "<Error><Code>InternalError</Code><Message>We failed</Message></Error>"
+		       "    "));
 	assert_int_equal(err.code, US_E_HTTP);
 	assert_int_equal(err.retryable, 1);
 	assert_non_null(strstr(err.message, "200 InternalError: We failed"));
@@ -772,8 +885,8 @@ static void test_wrong_region(void **state)
 {
 	(void)state;
 	struct us_error err = put_against(
-		ANSWER("301 Moved Permanently", "x-amz-bucket-region: eu-west-3\r\nLocation: http://x/\r\n",
-		       "0", ""));
+		ANSWER("301 Moved Permanently",
+		       "x-amz-bucket-region: eu-west-3\r\nLocation: http://x/\r\n", "0", ""));
 	assert_int_equal(err.code, US_E_HTTP);
 	assert_non_null(strstr(err.message, "set region: eu-west-3 (now us-east-1)"));
 	err = put_against(
@@ -844,13 +957,15 @@ static void test_request_headers(void **state)
 	assert_non_null(strstr(r, "PUT /bk1/a%20b/c HTTP/1.1\r\n"));
 	assert_non_null(strstr(r, "x-amz-storage-class: STANDARD_IA\r\n"));
 	assert_non_null(strstr(r, "x-amz-server-side-encryption: aws:kms\r\n"));
-	assert_non_null(strstr(r, "x-amz-server-side-encryption-aws-kms-key-id: arn:aws:kms:x:1:key/2\r\n"));
+	assert_non_null(strstr(
+		r, "x-amz-server-side-encryption-aws-kms-key-id: arn:aws:kms:x:1:key/2\r\n"));
 	assert_non_null(strstr(r, "x-amz-security-token: " TOKEN "\r\n"));
-	assert_non_null(strstr(r, "/us-east-1/s3/aws4_request, SignedHeaders=content-type;host;"
-				  "x-amz-content-sha256;x-amz-date;x-amz-meta-lz4-sha256;"
-				  "x-amz-meta-snapshot-time;x-amz-security-token;"
-				  "x-amz-server-side-encryption;"
-				  "x-amz-server-side-encryption-aws-kms-key-id;x-amz-storage-class, "));
+	assert_non_null(
+		strstr(r, "/us-east-1/s3/aws4_request, SignedHeaders=content-type;host;"
+			  "x-amz-content-sha256;x-amz-date;x-amz-meta-lz4-sha256;"
+			  "x-amz-meta-snapshot-time;x-amz-security-token;"
+			  "x-amz-server-side-encryption;"
+			  "x-amz-server-side-encryption-aws-kms-key-id;x-amz-storage-class, "));
 	assert_non_null(strstr(r, "content-type: application/octet-stream\r\n"));
 	assert_non_null(strstr(r, "Content-Length: 5\r\n"));
 	assert_null(strcasestr(r, "\r\nexpect:"));
@@ -993,6 +1108,23 @@ static void test_no_progress(void **state)
 	server_stop(&deaf);
 }
 
+/* "Done", said of an object that was not sent yet. */
+static void test_early_answer(void **state)
+{
+	(void)state;
+	struct server server = { .answer = OK_PUT, .answer_early = 1 };
+	server_start(&server);
+	struct us_store *store = open_store(server.endpoint, "bk1", 1, NULL);
+	size_t len = 32u << 20;
+	char *data = calloc(1, len);
+	struct us_put put;
+	fill_put(&put, "k", data, len);
+	assert_true(put_now(store, &put) < 0);
+	free(data);
+	store->ops->close(store);
+	server_stop(&server);
+}
+
 /* Answers that do not end. */
 static const char *endless(struct server *server, const char *request, uint64_t number)
 {
@@ -1000,9 +1132,10 @@ static const char *endless(struct server *server, const char *request, uint64_t 
 	static char headers[600000], body[2000000];
 	char *text = number == 0 ? headers : body;
 	size_t len = number == 0 ? sizeof(headers) : sizeof(body);
-	size_t at = (size_t)sprintf(text, "HTTP/1.1 500 Oops\r\n%s", number == 0 ? "" : "\r\n");
+	size_t at =
+		(size_t)snprintf(text, len, "HTTP/1.1 500 Oops\r\n%s", number == 0 ? "" : "\r\n");
 	while (at + 10 < len) {
-		at += (size_t)sprintf(text + at, "a: b\r\n");
+		at += (size_t)snprintf(text + at, len - at, "a: b\r\n");
 	}
 	return text;
 }
@@ -1014,7 +1147,8 @@ static void test_endless_answers(void **state)
 	struct us_error err = error_of_test();
 	server_start(&server);
 	struct us_store *store = open_store(server.endpoint, "bk1", 1, NULL);
-	assert_int_equal(put_text(store, "k", "x", &err), US_E_HTTP); /* headers: the status is there */
+	assert_int_equal(put_text(store, "k", "x", &err),
+			 US_E_HTTP); /* headers: the status is there */
 	assert_int_equal(put_text(store, "k", "x", &err), US_E_HTTP);
 	struct sink sink = { 0 };
 	assert_int_equal(store->ops->get(store, "k", 0, UINT64_MAX, to_sink, &sink, NULL, &err),
@@ -1191,9 +1325,9 @@ static void test_get_answers(void **state)
 	assert_int_equal(sink.len, 10);
 	assert_int_equal(get_against(whole, 30, 3, &sink, &len, &err), US_E_HTTP);
 	len = 77;
-	assert_int_equal(get_against("HTTP/1.1 200 OK\r\n\r\n0123456789close", -3, 3, &sink, &len,
-				     &err),
-			 US_E_HTTP);
+	assert_int_equal(
+		get_against("HTTP/1.1 200 OK\r\n\r\n0123456789close", -3, 3, &sink, &len, &err),
+		US_E_HTTP);
 	/* Another range than asked for, a truncated one, a 206 out of nowhere. */
 	const char *shifted = ANSWER("206 Partial", "Content-Range: bytes 4-6/10\r\n", "3", "456");
 	assert_int_equal(get_against(shifted, 3, 3, &sink, &len, &err), US_E_HTTP);
@@ -1212,8 +1346,8 @@ static void test_get_answers(void **state)
 				     UINT64_MAX, &sink, &len, &err),
 			 US_E_NETWORK);
 	assert_int_equal(len, 77); /* untouched on failure */
-	assert_int_equal(get_against(ANSWER("200 OK", "", "0", ""), 0, UINT64_MAX, &sink, &len, &err),
-			 0);
+	assert_int_equal(
+		get_against(ANSWER("200 OK", "", "0", ""), 0, UINT64_MAX, &sink, &len, &err), 0);
 	assert_int_equal(len, 0);
 }
 
@@ -1222,9 +1356,10 @@ static char list_answer[65536];
 
 static const char *list_of(const char *body)
 {
-	(void)snprintf(list_answer, sizeof(list_answer),
-		       "HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: %zu\r\n\r\n%s",
-		       strlen(body), body);
+	(void)snprintf(
+		list_answer, sizeof(list_answer),
+		"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: %zu\r\n\r\n%s",
+		strlen(body), body);
 	return list_answer;
 }
 
@@ -1260,7 +1395,8 @@ static const char *same_keys(struct server *server, const char *request, uint64_
 	(void)server, (void)request;
 	char body[512];
 	(void)snprintf(body, sizeof(body),
-		       LIST_HEAD MORE "<NextContinuationToken>t%llu</NextContinuationToken>" ENTRY("p/a")
+		       LIST_HEAD MORE
+		       "<NextContinuationToken>t%llu</NextContinuationToken>" ENTRY("p/a")
 			       ENTRY("p/b") "</ListBucketResult>",
 		       (unsigned long long)number);
 	return list_of(body);
@@ -1275,7 +1411,8 @@ static const char *three_pages(struct server *server, const char *request, uint6
 	static const char *const bodies[] = {
 		LIST_HEAD MORE "<NextContinuationToken>t+1=</NextContinuationToken>" ENTRY(
 			"p/a") "</ListBucketResult>",
-		LIST_HEAD MORE "<NextContinuationToken>t2</NextContinuationToken></ListBucketResult>",
+		LIST_HEAD MORE
+		"<NextContinuationToken>t2</NextContinuationToken></ListBucketResult>",
 		LIST_HEAD LAST ENTRY("p/b") "</ListBucketResult>",
 	};
 	assert_true(number < 3);
@@ -1383,18 +1520,19 @@ static void test_endpoints(void **state)
 		     "s3.us-east-1.amazonaws.com", "/a.b");
 	expect_place(OPTIONS(.region = "cn-north-1"), "https://bk.s3.cn-north-1.amazonaws.com.cn",
 		     "bk.s3.cn-north-1.amazonaws.com.cn", "");
-	expect_place(OPTIONS(.endpoint = "http://h:9000/", .path_style = 1), "http://h:9000", "h:9000",
+	expect_place(OPTIONS(.endpoint = "http://h:9000/", .path_style = 1), "http://h:9000",
+		     "h:9000", "/bk");
+	expect_place(OPTIONS(.endpoint = "https://h:443", .path_style = 1), "https://h", "h",
 		     "/bk");
-	expect_place(OPTIONS(.endpoint = "https://h:443", .path_style = 1), "https://h", "h", "/bk");
 	expect_place(OPTIONS(.endpoint = "HTTP://h:080"), "http://bk.h", "bk.h", "");
 	expect_place(OPTIONS(.endpoint = "https://h:80"), "https://bk.h:80", "bk.h:80", "");
 	expect_place(OPTIONS(.endpoint = "http://[::1]:9000", .path_style = 1), "http://[::1]:9000",
 		     "[::1]:9000", "/bk");
 	static const char *const bad[] = {
-		"h:9000",	   "ftp://h",	   "http://",	  "http://h:0",	  "http://h:65536",
-		"http://h:",	   "http://h/p",   "http://h//",  "http://h?x",	  "http://[::1",
-		"http://[x]",	   "http://h h",   "http://.h",	  "http://h\r\nx: y", "http://h#",
-		"http://h:80x",	   "http://h\\x",  "http://",	  "http://\xc3\xa9",
+		"h:9000",       "ftp://h",     "http://",    "http://h:0",       "http://h:65536",
+		"http://h:",    "http://h/p",  "http://h//", "http://h?x",       "http://[::1",
+		"http://[x]",   "http://h h",  "http://.h",  "http://h\r\nx: y", "http://h#",
+		"http://h:80x", "http://h\\x", "http://",    "http://\xc3\xa9",
 	};
 	struct us_error err = error_of_test();
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -1403,13 +1541,17 @@ static void test_endpoints(void **state)
 		assert_ptr_equal(strstr(err.message, "endpoint: "), err.message);
 		assert_non_null(strstr(err.message, "http(s)://host[:port]"));
 	}
-	assert_int_equal(open_with(OPTIONS(.endpoint = "http://ak:topsecret@h"), &err), US_E_CONFIG);
+	assert_int_equal(open_with(OPTIONS(.endpoint = "http://ak:topsecret@h"), &err),
+			 US_E_CONFIG);
 	assert_null(strstr(err.message, "topsecret"));
-	assert_int_equal(open_with(OPTIONS(.endpoint = "http://127.0.0.1:9000"), &err), US_E_CONFIG);
+	assert_int_equal(open_with(OPTIONS(.endpoint = "http://127.0.0.1:9000"), &err),
+			 US_E_CONFIG);
 	assert_non_null(strstr(err.message, "force_path_style: true"));
-	static const char *const bad_buckets[] = { "", "a/b", "a b", "a\n", ".", "..", "a%", "\xc3\xa9" };
+	static const char *const bad_buckets[] = { "",  "a/b", "a b", "a\n",
+						   ".", "..",  "a%",  "\xc3\xa9" };
 	for (size_t i = 0; i < sizeof(bad_buckets) / sizeof(bad_buckets[0]); i++) {
-		assert_int_equal(open_with(OPTIONS_OF(bad_buckets[i], .region = NULL), &err), US_E_CONFIG);
+		assert_int_equal(open_with(OPTIONS_OF(bad_buckets[i], .region = NULL), &err),
+				 US_E_CONFIG);
 		assert_ptr_equal(strstr(err.message, "bucket: "), err.message);
 	}
 	assert_int_equal(open_with(OPTIONS_OF("Old_Bucket", .region = NULL), &err), 0);
@@ -1467,7 +1609,8 @@ static void test_threads(void **state)
 			struct us_store_counts counts;
 			struct sink sink = { 0 };
 			store->ops->counts(store, &counts);
-			(void)store->ops->get(store, "k", 0, UINT64_MAX, to_sink, &sink, NULL, NULL);
+			(void)store->ops->get(store, "k", 0, UINT64_MAX, to_sink, &sink, NULL,
+					      NULL);
 		}
 	}
 	for (size_t done = 0; done < 200;) {
@@ -1491,6 +1634,7 @@ int main(void)
 		cmocka_unit_test(test_many),
 		cmocka_unit_test(test_more_puts_than_the_limit),
 		cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_tls),
 	};
 	const struct CMUnitTest own_tests[] = {
 		cmocka_unit_test(test_put_answers),
@@ -1501,6 +1645,7 @@ int main(void)
 		cmocka_unit_test(test_unreachable),
 		cmocka_unit_test(test_no_progress),
 		cmocka_unit_test(test_slow_is_not_stalled),
+		cmocka_unit_test(test_early_answer),
 		cmocka_unit_test(test_endless_answers),
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_backing_off),

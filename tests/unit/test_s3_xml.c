@@ -61,16 +61,18 @@ static void expect_entry(size_t index, const char *key, uint64_t len)
 static void test_aws(void **state)
 {
 	(void)state;
-	static const char text[] = LIST
-		"<Name>bucket</Name><Prefix/><NextContinuationToken>1ueGcxLPRx1Tr/XYExHnhbYLgveDs2J/wm36Hy4vbOwM="
-		"</NextContinuationToken><KeyCount>2</KeyCount><MaxKeys>1000</MaxKeys>"
-		"<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>"
-		"<Contents><Key>a/b+c%2Bd%25/%C3%A9</Key><LastModified>2009-10-12T17:50:30.000Z</LastModified>"
-		"<ETag>&quot;fba9dede5f27731c9771645a39863328&quot;</ETag><Size>434234</Size>"
-		"<Owner><ID>x</ID><DisplayName>Key</DisplayName></Owner>"
-		"<StorageClass>STANDARD</StorageClass></Contents>"
-		"<Contents><Key>x&amp;y&#65;</Key><Size>18446744073709551615</Size></Contents>"
-		"<CommonPrefixes><Prefix>p/</Prefix></CommonPrefixes>" END;
+	static const char text[] =
+		LIST "<Name>bucket</Name><Prefix/><NextContinuationToken>1ueGcxLPRx1Tr/"
+		     "XYExHnhbYLgveDs2J/wm36Hy4vbOwM="
+		     "</NextContinuationToken><KeyCount>2</KeyCount><MaxKeys>1000</MaxKeys>"
+		     "<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>"
+		     "<Contents><Key>a/b+c%2Bd%25/%C3%A9</"
+		     "Key><LastModified>2009-10-12T17:50:30.000Z</LastModified>"
+		     "<ETag>&quot;fba9dede5f27731c9771645a39863328&quot;</ETag><Size>434234</Size>"
+		     "<Owner><ID>x</ID><DisplayName>Key</DisplayName></Owner>"
+		     "<StorageClass>STANDARD</StorageClass></Contents>"
+		     "<Contents><Key>x&amp;y&#65;</Key><Size>18446744073709551615</Size></Contents>"
+		     "<CommonPrefixes><Prefix>p/</Prefix></CommonPrefixes>" END;
 	for (size_t step = 1; step < 40; step++) {
 		assert_int_equal(parse_steps(text, sizeof(text) - 1, step), 0);
 		assert_int_equal(us_s3_page_count(page), 2);
@@ -85,8 +87,8 @@ static void test_aws(void **state)
 static void test_encoding_type(void **state)
 {
 	(void)state;
-	assert_int_equal(parse(LIST LAST ENTRY("a%20b+c", "1") "<EncodingType>url</EncodingType>" END),
-			 0);
+	assert_int_equal(
+		parse(LIST LAST ENTRY("a%20b+c", "1") "<EncodingType>url</EncodingType>" END), 0);
 	expect_entry(0, "a b c", 1);
 	assert_int_equal(parse(LIST LAST ENTRY("a%20b+c", "1") END), 0);
 	expect_entry(0, "a%20b+c", 1);
@@ -95,9 +97,11 @@ static void test_encoding_type(void **state)
 	for (size_t i = 0; i < 4; i++) {
 		char text[512];
 		(void)snprintf(text, sizeof(text),
-			       LIST LAST "<EncodingType>url</EncodingType>" ENTRY("%s", "1") END, bad[i]);
+			       LIST LAST "<EncodingType>url</EncodingType>" ENTRY("%s", "1") END,
+			       bad[i]);
 		assert_int_equal(parse(text), US_E_HTTP);
-		assert_non_null(strstr(err.message, "malformed listing: a key with a broken escape"));
+		assert_non_null(
+			strstr(err.message, "malformed listing: a key with a broken escape"));
 	}
 	assert_int_equal(parse(LIST LAST END), 0);
 	assert_int_equal(us_s3_page_count(page), 0);
@@ -106,10 +110,11 @@ static void test_encoding_type(void **state)
 static void test_namespace_prefix(void **state)
 {
 	(void)state;
-	assert_int_equal(parse(HEAD "<s:ListBucketResult xmlns:s=\"u\"><s:IsTruncated>false</s:IsTruncated>"
-				    "<s:Contents><s:Key>k</s:Key><s:Size>3</s:Size></s:Contents>"
-				    "</s:ListBucketResult>"),
-			 0);
+	assert_int_equal(
+		parse(HEAD "<s:ListBucketResult xmlns:s=\"u\"><s:IsTruncated>false</s:IsTruncated>"
+			   "<s:Contents><s:Key>k</s:Key><s:Size>3</s:Size></s:Contents>"
+			   "</s:ListBucketResult>"),
+		0);
 	expect_entry(0, "k", 3);
 }
 
@@ -130,7 +135,8 @@ static void test_malformed(void **state)
 		{ LIST LAST "<Contents><Size>1</Size></Contents>" END, "without key or size" },
 		{ LIST LAST "<Contents><Key>a</Key></Contents>" END, "without key or size" },
 		{ LIST LAST ENTRY("", "1") END, "two keys or an empty one" },
-		{ LIST LAST "<Contents><Key>a</Key><Key>b</Key><Size>1</Size></Contents>" END, "two keys" },
+		{ LIST LAST "<Contents><Key>a</Key><Key>b</Key><Size>1</Size></Contents>" END,
+		  "two keys" },
 		{ LIST LAST ENTRY("a", "-1") END, "size is not a number" },
 		{ LIST LAST ENTRY("a", "") END, "size is not a number" },
 		{ LIST LAST ENTRY("a", "1x") END, "size is not a number" },
@@ -139,7 +145,8 @@ static void test_malformed(void **state)
 		  "an element inside a value" },
 		{ "<html><body>hello</body></html>", "not a ListBucketResult" },
 		{ HEAD "<!DOCTYPE x><ListBucketResult/>", "a DOCTYPE" },
-		{ HEAD "<!DOCTYPE x SYSTEM \"file:///etc/passwd\"><ListBucketResult/>", "a DOCTYPE" },
+		{ HEAD "<!DOCTYPE x SYSTEM \"file:///etc/passwd\"><ListBucketResult/>",
+		  "a DOCTYPE" },
 		{ LIST LAST ENTRY("&undefined;", "1") END, "undefined entity" },
 		{ LIST LAST ENTRY("\xff", "1") END, "not well-formed" },
 		{ LIST LAST ENTRY("a&#0;b", "1") END, "reference to invalid character number" },
@@ -164,8 +171,8 @@ static void test_bombs(void **state)
 	char laughs[4096] = HEAD "<!DOCTYPE l [<!ENTITY a0 \"ha\">";
 	for (int i = 1; i < 20; i++) {
 		char line[128];
-		(void)snprintf(line, sizeof(line), "<!ENTITY a%d \"&a%d;&a%d;&a%d;&a%d;\">", i, i - 1,
-			       i - 1, i - 1, i - 1);
+		(void)snprintf(line, sizeof(line), "<!ENTITY a%d \"&a%d;&a%d;&a%d;&a%d;\">", i,
+			       i - 1, i - 1, i - 1, i - 1);
 		(void)strncat(laughs, line, sizeof(laughs) - strlen(laughs) - 1);
 	}
 	(void)strncat(laughs, "]><ListBucketResult>&a19;</ListBucketResult>",
@@ -174,7 +181,8 @@ static void test_bombs(void **state)
 	assert_non_null(strstr(err.message, "a DOCTYPE"));
 
 	/* A document that does not end, of comments, of names, of one value. */
-	static const char *const endless[] = { "<!-- x -->", "<CommonPrefixes></CommonPrefixes>", "x" };
+	static const char *const endless[] = { "<!-- x -->", "<CommonPrefixes></CommonPrefixes>",
+					       "x" };
 	char *block = malloc(1 << 20);
 	for (size_t i = 0; i < 3; i++) {
 		size_t len = 0;
@@ -210,8 +218,10 @@ static void test_bombs(void **state)
 		int32_t rc;
 	} lengths[] = {
 		{ 1024, LIST LAST "<Contents><Key>", "</Key><Size>1</Size></Contents>" END, 0 },
-		{ 1025, LIST LAST "<Contents><Key>", "</Key><Size>1</Size></Contents>" END, US_E_HTTP },
-		{ 3073, LIST LAST "<Contents><Key>", "</Key><Size>1</Size></Contents>" END, US_E_HTTP },
+		{ 1025, LIST LAST "<Contents><Key>", "</Key><Size>1</Size></Contents>" END,
+		  US_E_HTTP },
+		{ 3073, LIST LAST "<Contents><Key>", "</Key><Size>1</Size></Contents>" END,
+		  US_E_HTTP },
 		{ 4096, LIST "<IsTruncated>true</IsTruncated><NextContinuationToken>",
 		  "</NextContinuationToken>" END, 0 },
 		{ 4097, LIST "<IsTruncated>true</IsTruncated><NextContinuationToken>",
@@ -219,8 +229,8 @@ static void test_bombs(void **state)
 	};
 	for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
 		char text[8192];
-		(void)snprintf(text, sizeof(text), "%s%.*s%s", lengths[i].before, (int)lengths[i].len,
-			       block, lengths[i].after);
+		(void)snprintf(text, sizeof(text), "%s%.*s%s", lengths[i].before,
+			       (int)lengths[i].len, block, lengths[i].after);
 		assert_int_equal(parse(text), lengths[i].rc);
 	}
 	free(block);
@@ -230,7 +240,8 @@ static void test_errors(void **state)
 {
 	(void)state;
 	static const char text[] = HEAD
-		"<Error><Code>SignatureDoesNotMatch</Code><Message>The request signature we calculated\n"
+		"<Error><Code>SignatureDoesNotMatch</Code><Message>The request signature we "
+		"calculated\n"
 		"does not match &#127;</Message><AWSAccessKeyId>AKIA</AWSAccessKeyId>"
 		"<StringToSign>secret things</StringToSign><RequestId>4442587FB7D0A2F9</RequestId>"
 		"<Region>eu-west-1</Region><HostId>x</HostId></Error>";
@@ -242,12 +253,18 @@ static void test_errors(void **state)
 	/* In place of a listing. */
 	assert_int_equal(parse(text), US_E_HTTP);
 	assert_string_equal(doc.code, "SignatureDoesNotMatch");
-	static const char wrapped[] = "<ErrorResponse><Error><Code>X</Code></Error></ErrorResponse>";
+	static const char wrapped[] =
+		"<ErrorResponse><Error><Code>X</Code></Error></ErrorResponse>";
 	assert_int_equal(us_s3_xml_error(wrapped, sizeof(wrapped) - 1, &doc), 1);
 	assert_string_equal(doc.code, "X");
 	assert_string_equal(doc.message, "");
 	static const char *const none[] = {
-		"", "<Error>", "<Error/>", "<Error><Code></Code></Error>", LIST LAST END, "text",
+		"",
+		"<Error>",
+		"<Error/>",
+		"<Error><Code></Code></Error>",
+		LIST LAST END,
+		"text",
 		"<html><Error><Code>X</Code></Error></html>",
 		"<!DOCTYPE a><Error><Code>X</Code></Error>",
 	};
@@ -272,9 +289,12 @@ static void test_errors(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_aws),	    cmocka_unit_test(test_encoding_type),
-		cmocka_unit_test(test_namespace_prefix), cmocka_unit_test(test_malformed),
-		cmocka_unit_test(test_bombs),	    cmocka_unit_test(test_errors),
+		cmocka_unit_test(test_aws),
+		cmocka_unit_test(test_encoding_type),
+		cmocka_unit_test(test_namespace_prefix),
+		cmocka_unit_test(test_malformed),
+		cmocka_unit_test(test_bombs),
+		cmocka_unit_test(test_errors),
 	};
 	return cmocka_run_group_tests_name("s3_xml", tests, page_new, page_free);
 }

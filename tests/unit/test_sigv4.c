@@ -18,7 +18,10 @@
 #define SECRET "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 #define TIME "20130524T000000Z"
 
-#define HEADER(name_, value_) { name_, value_, sizeof(name_) - 1, sizeof(value_) - 1 }
+#define HEADER(name_, value_) \
+	{ \
+		name_, value_, sizeof(name_) - 1, sizeof(value_) - 1 \
+	}
 #define HOST HEADER("host", "examplebucket.s3.amazonaws.com")
 #define EMPTY HEADER("x-amz-content-sha256", US_SHA256_EMPTY)
 #define DATE HEADER("x-amz-date", TIME)
@@ -37,7 +40,8 @@ static const struct us_sigv4_request get_object = {
 	.method = "GET",
 	.path = "/test.txt",
 	.query = "",
-	.headers = (const struct us_sigv4_header[]){ HOST, HEADER("range", "bytes=0-9"), EMPTY, DATE },
+	.headers =
+		(const struct us_sigv4_header[]){ HOST, HEADER("range", "bytes=0-9"), EMPTY, DATE },
 	.header_count = 4,
 	.payload_sha256 = US_SHA256_EMPTY,
 	.time = TIME,
@@ -55,8 +59,8 @@ static void expect(const struct us_sigv4_request *request, const char *want)
 
 #define GET_SIGNATURE "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
 #define AUTHORIZATION(names, signature) \
-	"AWS4-HMAC-SHA256 Credential=" KEY_ID "/20130524/us-east-1/s3/aws4_request, SignedHeaders=" \
-	names ", Signature=" signature
+	"AWS4-HMAC-SHA256 Credential=" KEY_ID \
+	"/20130524/us-east-1/s3/aws4_request, SignedHeaders=" names ", Signature=" signature
 
 static void test_get_object(void **state)
 {
@@ -151,7 +155,8 @@ static void test_key_is_cached(void **state)
 static void test_header_values(void **state)
 {
 	(void)state;
-	const struct us_sigv4_header spaced[] = { HEADER("host", "  examplebucket.s3.amazonaws.com "),
+	const struct us_sigv4_header spaced[] = { HEADER("host",
+							 "  examplebucket.s3.amazonaws.com "),
 						  HEADER("range", "\tbytes=0-9  "), EMPTY, DATE };
 	struct us_sigv4_request request = get_object;
 	request.headers = spaced;
@@ -170,7 +175,8 @@ static void test_encoding(void **state)
 	}
 	us_text_add_encoded(&text, all, sizeof(all), 1);
 	assert_int_equal(text.len, 67 + 3 * (255 - 67));
-	assert_non_null(strstr(text.data, "%20%21%22%23%24%25%26%27%28%29%2A%2B%2C-./0123456789%3A"));
+	assert_non_null(
+		strstr(text.data, "%20%21%22%23%24%25%26%27%28%29%2A%2B%2C-./0123456789%3A"));
 	assert_non_null(strstr(text.data, "xyz%7B%7C%7D~%7F%80"));
 	us_text_clear(&text);
 	us_text_add_encoded(&text, "a/b", 3, 0);
@@ -195,11 +201,13 @@ static void test_query_order(void **state)
 	us_text_init(&query, 1000);
 	/* By encoded bytes: escapes before letters, a name before its extension. */
 	struct us_sigv4_query_pair pairs[] = {
-		HEADER("ab", "1"), HEADER("a", "2"),	 HEADER("\xc3\xa9", "3"), HEADER("a", "1"),
-		HEADER("B", ""),   HEADER("a~", "x y+z"), HEADER("a b", "/"),	   HEADER("a-", "&="),
+		HEADER("ab", "1"),  HEADER("a", "2"),   HEADER("\xc3\xa9", "3"),
+		HEADER("a", "1"),   HEADER("B", ""),    HEADER("a~", "x y+z"),
+		HEADER("a b", "/"), HEADER("a-", "&="),
 	};
 	us_sigv4_add_query(&query, pairs, sizeof(pairs) / sizeof(pairs[0]));
-	assert_string_equal(query.data, "%C3%A9=3&B=&a=1&a=2&a%20b=%2F&a-=%26%3D&ab=1&a~=x%20y%2Bz");
+	assert_string_equal(query.data,
+			    "%C3%A9=3&B=&a=1&a=2&a%20b=%2F&a-=%26%3D&ab=1&a~=x%20y%2Bz");
 	us_text_done(&query);
 }
 

@@ -143,12 +143,23 @@ func walkFaults(cfg *Config, p planResult) []string {
 		faults = append(faults, fmt.Sprintf("no database matches discovery_pattern %q", cfg.DiscoveryPattern))
 	}
 	if p.badNames > 0 {
-		faults = append(faults, fmt.Sprintf("%d names give no legal key", p.badNames))
+		faults = append(faults, plural(p.badNames, "name gives no legal key", "names give no legal key"))
 	}
 	if p.walkFailures > 0 {
-		faults = append(faults, fmt.Sprintf("%d directories or files could not be looked at: %s", p.walkFailures, p.firstFailure))
+		faults = append(faults, walkFailuresText(p.walkFailures)+": "+p.firstFailure)
 	}
 	return faults
+}
+
+func walkFailuresText(n uint64) string {
+	return plural(n, "directory or file", "directories or files") + " could not be looked at"
+}
+
+func plural(n uint64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 func joinFaults(faults []string) error {
@@ -246,8 +257,8 @@ func printPlan(out io.Writer, p planOutput) error {
 	fmt.Fprintf(w, "discovery pattern\t%s\n", p.DiscoveryPattern)
 	fmt.Fprintf(w, "prefix\t%s\n", p.Prefix)
 	fmt.Fprintf(w, "target\t%s\n", p.Target)
-	fmt.Fprintf(w, "databases\t%d (%s in %d directories, %d with a WAL)\n",
-		p.Databases, humanize.Bytes(p.DatabaseBytes), p.Directories, p.WithWAL)
+	fmt.Fprintf(w, "databases\t%d (%s in %s, %d with a WAL)\n",
+		p.Databases, humanize.Bytes(p.DatabaseBytes), plural(p.Directories, "directory", "directories"), p.WithWAL)
 	fmt.Fprintf(w, "names without a key\t%d\n", p.BadNames)
 	fmt.Fprintf(w, "walk failures\t%d\n", p.WalkFailures)
 	if p.Cost != nil {
@@ -279,11 +290,12 @@ It exits with 1 if nothing matches, if a database has never been backed up, or
 if a file could not be looked at. Changes since the last backup are normal.
 
 Output:
-  databases     Files that match the discovery pattern
-  synced        Unchanged since their last backup
-  changed       Backed up before, changed or failing now
-  never         Not backed up yet; files that are no database included
-  last backup   Time in the name of the newest backup`
+  databases      Files that match the discovery pattern
+  synced         Unchanged since their last backup
+  changed        Backed up before, changed or failing now
+  never          Not backed up yet, new or failing from the start
+  not databases  Empty files, and files that are no SQLite database
+  last backup    Time in the name of the newest backup`
 
 // statusOutput is the JSON form of `status`.
 type statusOutput struct {
@@ -291,6 +303,7 @@ type statusOutput struct {
 	Synced       uint64  `json:"synced"`
 	Changed      uint64  `json:"changed"`
 	Never        uint64  `json:"never"`
+	NotDatabases uint64  `json:"not_databases"`
 	LastBackup   *string `json:"last_backup"` // null: none
 	BadNames     uint64  `json:"bad_names"`
 	WalkFailures uint64  `json:"walk_failures"`
@@ -321,7 +334,7 @@ func statusFaults(cfg *Config, p planResult) []string {
 	if !p.stateFound {
 		faults = append(faults, "no state file for this target: has replicate run?")
 	} else if p.never > 0 {
-		faults = append(faults, fmt.Sprintf("%d databases have never been backed up", p.never))
+		faults = append(faults, plural(p.never, "database has", "databases have")+" never been backed up")
 	}
 	return faults
 }
@@ -337,6 +350,9 @@ func newStatusOutput(cfg *Config, p planResult) statusOutput {
 		FirstFailure: p.firstFailure,
 		StateFound:   p.stateFound,
 		Target:       targetName(cfg),
+	}
+	if known := p.synced + p.changed + p.never; p.stateFound && known < p.databases {
+		output.NotDatabases = p.databases - known // seen by a cycle, and nothing to back up
 	}
 	if !p.lastBackup.IsZero() {
 		last := p.lastBackup.UTC().Format(time.RFC3339)
@@ -356,6 +372,7 @@ func printStatus(out io.Writer, s statusOutput) error {
 	fmt.Fprintf(w, "synced\t%d\n", s.Synced)
 	fmt.Fprintf(w, "changed\t%d\n", s.Changed)
 	fmt.Fprintf(w, "never\t%d\n", s.Never)
+	fmt.Fprintf(w, "not databases\t%d\n", s.NotDatabases)
 	fmt.Fprintf(w, "names without a key\t%d\n", s.BadNames)
 	fmt.Fprintf(w, "walk failures\t%d\n", s.WalkFailures)
 	fmt.Fprintf(w, "last backup\t%s\n", last)

@@ -162,6 +162,21 @@ func (c *core) cancel() {
 	}
 }
 
+// exclude keeps the core from ever opening the database at path.
+func (c *core) exclude(path string) error {
+	if err := c.begin(); err != nil {
+		return err
+	}
+	defer c.end()
+	cpath := C.CString(path)
+	defer C.free(unsafe.Pointer(cpath))
+	cerr := newCError()
+	if rc := C.us_exclude(c.ptr, cpath, &cerr); rc < 0 {
+		return coreError(rc, &cerr)
+	}
+	return nil
+}
+
 func (c *core) finish() {
 	if c.begin() == nil {
 		defer c.end()

@@ -20,6 +20,7 @@ func (*core) nextEvents() ([]event, error)                  { return nil, errNoC
 func (*core) setCredentials(credentials) error              { return errNoCore }
 func (*core) plan(int) (planResult, error)                  { return planResult{}, errNoCore }
 func (*core) restore(restoreOptions) (restoreResult, error) { return restoreResult{}, errNoCore }
+func (*core) exclude(string) error                          { return errNoCore }
 func (*core) finish()                                       {}
 func (*core) cancel()                                       {}
 func (*core) close()                                        {}

@@ -724,7 +724,7 @@ func TestRunCommand_Plan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"12 (", "in 1 directories", dir, "x/t1", targetName(cfg)} {
+	for _, want := range []string{"12 (", "in 1 directory", dir, "x/t1", targetName(cfg)} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in:\n%s", want, text)
 		}
@@ -770,7 +770,7 @@ func TestRunCommand_PlanFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, err := run(t, cfg, "plan")
-	if err == nil || !strings.Contains(err.Error(), "1 names give no legal key") || !strings.Contains(text, "(none: ") {
+	if err == nil || !strings.Contains(err.Error(), "1 name gives no legal key") || !strings.Contains(text, "(none: ") {
 		t.Errorf("bad name: %v\n%s", err, text)
 	}
 }
@@ -781,6 +781,9 @@ func TestRunCommand_Status(t *testing.T) {
 		t.Errorf("before the first cycle: %v\n%s", err, text)
 	}
 
+	if err := os.WriteFile(filepath.Join(dir, "empty.db"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r := mustOpen(t, cfg)
 	mustOnce(t, r)
 	execSQL(t, filepath.Join(dir, "t1.db"), "INSERT INTO t VALUES ('more')")
@@ -792,7 +795,8 @@ func TestRunCommand_Status(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &status); err != nil {
 		t.Fatalf("%v: %s", err, text)
 	}
-	if status.Databases != 3 || status.Synced != 2 || status.Changed != 1 || status.Never != 0 || !status.StateFound || status.LastBackup == nil {
+	if status.Databases != 4 || status.NotDatabases != 1 || status.Synced != 2 || status.Changed != 1 || status.Never != 0 ||
+		!status.StateFound || status.LastBackup == nil {
 		t.Errorf("status: %+v", status)
 	}
 	if text, err := run(t, cfg, "status"); err != nil || !strings.Contains(text, "last backup") {
@@ -800,7 +804,7 @@ func TestRunCommand_Status(t *testing.T) {
 	}
 
 	execSQL(t, filepath.Join(dir, "new.db"), "CREATE TABLE t (x)")
-	if _, err := run(t, cfg, "status"); err == nil || !strings.Contains(err.Error(), "1 databases have never been backed up") {
+	if _, err := run(t, cfg, "status"); err == nil || !strings.Contains(err.Error(), "1 database has never been backed up") {
 		t.Errorf("never: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ type engine interface {
 	failures() ([]failure, error)
 	nextEvents() ([]event, error)
 	setCredentials(c credentials) error
+	exclude(path string) error
 	finish()
 	cancel()
 	close()

@@ -108,6 +108,8 @@ func (f *fakeEngine) setCredentials(c credentials) error {
 	return nil
 }
 
+func (f *fakeEngine) exclude(string) error { return nil }
+
 func (f *fakeEngine) finish() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -187,7 +187,7 @@ func (r *UltraSimpleReplicator) resultError(result cycleResult) error {
 		faults = append(faults, fmt.Sprintf("%d of %d databases could not be backed up", result.failed, result.databases))
 	}
 	if result.walkFailures > 0 {
-		faults = append(faults, fmt.Sprintf("%d directories or files could not be looked at", result.walkFailures))
+		faults = append(faults, walkFailuresText(result.walkFailures))
 	}
 	if result.interrupted {
 		faults = append(faults, "stopped before everything was looked at")
@@ -467,7 +467,8 @@ func (r *UltraSimpleReplicator) closeCore(ctx context.Context) error {
 
 // RefuseDB returns an error if path is a database that multi_db backs up, by this
 // name or by another one of the same file: a second SQLite library that closes the
-// file would drop the locks that this process holds on it.
+// file would drop the locks that this process holds on it. Any other database is from
+// now on never opened by multi_db, whatever names it may get.
 func (r *UltraSimpleReplicator) RefuseDB(path string) error {
 	managed, err := r.cfg.manages(path)
 	if err != nil {
@@ -476,7 +477,10 @@ func (r *UltraSimpleReplicator) RefuseDB(path string) error {
 		return fmt.Errorf("database %s is managed by multi_db (discovery_pattern %q); it cannot be replicated on its own as well",
 			path, r.cfg.DiscoveryPattern)
 	}
-	return nil
+	if path, err = filepath.Abs(path); err != nil {
+		return err
+	}
+	return r.core.exclude(path)
 }
 
 // manages reports whether the pattern could match the file that path names.

@@ -345,7 +345,7 @@ func TestReplicator_Once(t *testing.T) {
 		{name: "Failed", result: cycleResult{databases: 5, failed: 2},
 			want: []string{"2 of 5 databases could not be backed up", "/data/a.db: read: locked"}},
 		{name: "WalkFailures", result: cycleResult{databases: 5, walkFailures: 1},
-			want: []string{"1 directories or files could not be looked at"}},
+			want: []string{"1 directory or file could not be looked at"}},
 		{name: "Error", err: &Error{Code: ErrAccess, Message: "/data: permission denied"},
 			want: []string{"/data: permission denied"}},
 	} {

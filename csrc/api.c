@@ -400,7 +400,10 @@ static int32_t make_directories(const char *path, struct us_error *err)
 		char saved = *at;
 		*at = '\0';
 		if (mkdir(partial, 0700) && errno != EEXIST) {
-			return us_fail_errno(err, errno, "state_dir: cannot create \"%s\"", partial);
+			return us_fail_errno(err, errno,
+					     "state_dir: cannot create \"%s\" (set state_dir to a directory "
+					     "that this user can write)",
+					     partial);
 		}
 		if (saved == '\0') {
 			break;
@@ -562,6 +565,7 @@ US_API void us_close(struct us *us)
 	us_free(us->state_dir);
 	us_free(us->identity);
 	us_free(us->dirty);
+	us_foreign_free(us);
 	us_free(us);
 }
 
@@ -586,6 +590,14 @@ US_API int32_t us_set_credentials(struct us *us, const struct us_credentials *cr
 		us->credentials_expire_ns = c.expires_ns;
 	}
 	return rc;
+}
+
+US_API int32_t us_exclude(struct us *us, const char *path, struct us_error *err)
+{
+	if (!us || !path || path[0] != '/') {
+		return us_fail(err, US_E_ARG, "the handle is NULL, or path is not absolute");
+	}
+	return us_foreign_add(us, path, err);
 }
 
 static void wake_all(struct us *us)

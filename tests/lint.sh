@@ -10,12 +10,15 @@ report() { # WHAT FILE TEXT
 	bad=1
 }
 
-strip_comments() { gcc -fpreprocessed -dD -E -P "$1" 2>/dev/null; }
+# The text of a file without comments and without what is in quotes.
+code_of() {
+	gcc -fpreprocessed -dD -E -P "$1" 2>/dev/null | perl -pe 's/"(?:[^"\\]|\\.)*"/""/g'
+}
 
 # find_calls NAMES: calls of a function in the text on standard input, but not of a
 # member or a longer name. The whole call is printed, in one line.
 find_calls() {
-	perl -0777 -ne 'while (/(?<![\w>.])((?:'"$1"')\s*(\((?:[^()"]++|"(?:[^"\\]|\\.)*+"|(?2))*+\)))/g) { ($c = $1) =~ s/\s+/ /g; print "$c\n" }'
+	perl -0777 -ne 'while (/(?<![\w>.])((?:'"$1"')\s*(\((?:[^()]++|(?2))*+\)))/g) { ($c = $1) =~ s/\s+/ /g; print "$c\n" }'
 }
 
 banned='strcpy|strcat|sprintf|vsprintf|strtok|atoi|atol|atoll|atof|gmtime|localtime|rand|srand|readdir|system|signal|setenv|putenv|gets|alloca'
@@ -26,7 +29,7 @@ allocating='malloc|realloc|calloc|reallocarray|strdup|strndup|asprintf|vasprintf
 files=0
 while IFS= read -r file; do
 	files=$((files + 1))
-	text="$(strip_comments "$file")"
+	text="$(code_of "$file")"
 	while IFS= read -r call; do
 		report "banned" "$file" "$call"
 	done < <(find_calls "$banned" <<<"$text")

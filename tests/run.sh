@@ -28,7 +28,7 @@ JOBS="$(nproc)"
 
 # run_unit DIR [WRAPPER...]: runs the unit tests that were built in DIR.
 run_unit() {
-	local dir=$1 test name
+	local dir=$1 test name start
 	shift
 	for test in tests/unit/test_*.c; do
 		name="$(basename "$test" .c)"
@@ -37,7 +37,9 @@ run_unit() {
 			continue
 		fi
 		echo "== $name"
+		start=$SECONDS
 		timeout 300 "$@" "$dir/unit/$name"
+		echo "== $name: $((SECONDS - start)) s"
 	done
 }
 

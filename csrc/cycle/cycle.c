@@ -393,6 +393,7 @@ int32_t us_cycle_run(struct us *us, struct us_error *err)
 	if (prefix_fd < 0) {
 		return prefix_fd;
 	}
+	us_foreign_refresh(us);
 	begin(us, prefix_fd);
 	int32_t rc = check_credentials(us, &target_err);
 	if (!rc && !us_state_info(us->state)->target_known) {

@@ -19,6 +19,14 @@
 
 #define US_READERS_MAX 16
 
+/* A file that other parts of this process have open: never opened here. */
+struct us_foreign {
+	char *path;
+	struct {
+		uint64_t device, inode; /* 0: it does not exist */
+	} files[2]; /* the database, its -shm */
+};
+
 /* One changed database on its way through a cycle. */
 struct us_job {
 	struct us_job *next;
@@ -75,6 +83,7 @@ struct us {
 
 	_Atomic uint32_t canceled;
 	_Atomic uint32_t finishing;
+	_Atomic uint32_t has_foreign;
 
 	/* The cycle under way; set while no worker has a job. */
 	int prefix_fd;
@@ -102,6 +111,8 @@ struct us {
 	int64_t high_water_ns;
 	_Atomic int64_t credentials_expire_ns;
 	int list_refused; /* the credentials may not list */
+	struct us_foreign *foreign;
+	size_t foreign_count;
 	struct us_cycle_result now;   /* of the cycle under way */
 	struct us_stats stats;	      /* running totals */
 	struct us_stats published;    /* what us_stats gives */
@@ -130,6 +141,12 @@ void us_job_put_done(struct us *us, struct us_job *job);
 void us_mark_dirty(struct us *us, uint64_t path_hash);
 /* This cycle sends nothing more: every further job fails for this reason. */
 void us_give_up_on_target(struct us *us, const struct us_error *why);
+
+/* foreign.c: files of this process that are not ours. */
+int32_t us_foreign_add(struct us *us, const char *path, struct us_error *err);
+void us_foreign_refresh(struct us *us); /* looks again which files they are */
+int us_foreign_has(void *us, uint64_t device, uint64_t inode);
+void us_foreign_free(struct us *us);
 
 /* cycle.c, plan.c */
 int32_t us_cycle_run(struct us *us, struct us_error *err);

@@ -533,6 +533,8 @@ static void process(struct us_worker *w)
 					       .rel = job->rel,
 					       .display = w->trailer.path,
 					       .inode = job->inode,
+					       .is_foreign = us->has_foreign ? us_foreign_has : NULL,
+					       .arg = us,
 					       .patient = job->patient };
 	const struct us_image_sink sink = { .begin = begin_image, .write = write_image, .arg = w };
 	w->failed_stage = NULL;

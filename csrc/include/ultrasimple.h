@@ -163,6 +163,14 @@ struct us_credentials {
 US_API int32_t us_set_credentials(struct us *us, const struct us_credentials *credentials,
 				  struct us_error *err);
 
+/*
+ * Names a database (absolute path; need not exist) that this process replicates or
+ * uses in another way. It, its -shm, and every other name of them are never opened:
+ * closing a descriptor would drop the POSIX locks of the whole process. Copied. Any
+ * time. US_E_ARG, US_E_NOMEM.
+ */
+US_API int32_t us_exclude(struct us *us, const char *path, struct us_error *err);
+
 /* Makes what is under way (us_cycle, us_restore, ...) return US_E_CANCELED soon,
  * and every later call but us_close too. Any time, idempotent. */
 US_API void us_cancel(struct us *us);

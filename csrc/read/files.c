@@ -21,6 +21,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -66,6 +67,38 @@ static int32_t open_dir(struct us_files *f, struct us_error *err)
 	return f->dir_fd < 0 ? f->dir_fd : 0;
 }
 
+/* An O_PATH descriptor is no open file: closing it drops no locks. */
+static int32_t open_unless_foreign(struct us_files *f, struct us_error *err)
+{
+	const struct us_read_source *source = f->source;
+	char name[40];
+	struct stat st;
+	int path_fd = us_tree_open(f->dir_fd, f->name, O_PATH, source->display, err);
+	if (path_fd < 0) {
+		return path_fd;
+	}
+	int32_t fd;
+	if (fstat(path_fd, &st)) {
+		fd = us_fail_errno(err, errno, "cannot stat \"%s\"", source->display);
+	} else if (source->is_foreign(source->arg, st.st_dev, st.st_ino)) {
+		fd = us_fail(err, US_E_ACCESS,
+			     "\"%s\" is another name of a database that dbs: replicates; it is not read "
+			     "here, because that would drop its locks",
+			     source->display);
+	} else if (!S_ISREG(st.st_mode)) {
+		fd = us_fail(err, US_E_NOTFOUND, "\"%s\" is not a regular file any more",
+			     source->display);
+	} else {
+		(void)snprintf(name, sizeof(name), "/proc/self/fd/%d", path_fd);
+		fd = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+		if (fd < 0) {
+			fd = us_fail_errno(err, errno, "cannot open \"%s\"", source->display);
+		}
+	}
+	(void)close(path_fd); /* see above */
+	return fd;
+}
+
 int32_t us_files_open(struct us_files *f, const struct us_read_source *source, struct us_error *err)
 {
 	*f = (struct us_files){
@@ -75,7 +108,8 @@ int32_t us_files_open(struct us_files *f, const struct us_read_source *source, s
 	if (rc) {
 		return rc;
 	}
-	f->db_fd = us_tree_open(f->dir_fd, f->name, O_RDONLY, source->display, err);
+	f->db_fd = source->is_foreign ? open_unless_foreign(f, err)
+				      : us_tree_open(f->dir_fd, f->name, O_RDONLY, source->display, err);
 	return f->db_fd < 0 ? f->db_fd : 0;
 }
 

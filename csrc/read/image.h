@@ -43,6 +43,10 @@ struct us_read_source {
 	const char *rel;     /* path below it */
 	const char *display; /* absolute path as shown in messages (escaped) */
 	uint64_t inode;	     /* as the walk saw it; another one now: US_E_NOTFOUND */
+	/* Whether a file is one that this process has open elsewhere: closing ours would
+	 * drop its POSIX locks, so it is refused (US_E_ACCESS) unopened. NULL: none is. */
+	int (*is_foreign)(void *arg, uint64_t device, uint64_t inode);
+	void *arg;
 	/* 0: one try, US_E_BUSY at once if the file is changing or too young.
 	 * 1: up to three tries a tick apart, then, in rollback mode, one read under a
 	 * SHARED open-file-description lock (at most 1 s of waiting). */

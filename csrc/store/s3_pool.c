@@ -363,6 +363,18 @@ static int32_t result_of(struct us_s3_pool *pool, struct slot *slot, CURLcode re
 	return rc;
 }
 
+/* Puts SLOT back on curl if that is worth while. */
+static int resend(struct us_s3_pool *pool, struct slot *slot, CURLcode result)
+{
+	if (slot->body_err.code || !us_s3_transfer_resend(&slot->transfer, result)) {
+		return 0;
+	}
+	us_s3_count(&pool->store->put, &slot->transfer, 0);
+	slot->body_off = 0;
+	(void)curl_multi_remove_handle(pool->multi, slot->transfer.easy); /* it is in there */
+	return curl_multi_add_handle(pool->multi, slot->transfer.easy) == CURLM_OK;
+}
+
 static void collect(struct us_s3_pool *pool)
 {
 	int left;
@@ -373,6 +385,9 @@ static void collect(struct us_s3_pool *pool)
 		struct slot *slot = NULL;
 		CURLcode result = msg->data.result; /* MSG goes with the handle's removal */
 		(void)curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, &slot); /* was set */
+		if (resend(pool, slot, result)) {
+			continue;
+		}
 		int32_t rc = result_of(pool, slot, result);
 		if (rc == 0) {
 			note_success(pool);

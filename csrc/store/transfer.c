@@ -18,6 +18,7 @@
 
 #include <linux/sockios.h>
 #include <string.h>
+#include <stdlib.h>
 #include <sys/ioctl.h>
 
 #include "../base/clock.h"
@@ -28,6 +29,7 @@ static CURLcode set_common(CURL *easy, const struct us_s3_endpoint *endpoint,
 	CURLcode rc = CURLE_OK;
 #define SET(option, value) rc = rc ? rc : curl_easy_setopt(easy, option, value)
 	SET(CURLOPT_NOSIGNAL, 1L);
+	if (getenv("US_S3_VERBOSE_X")) { SET(CURLOPT_VERBOSE, 1L); }
 	SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	SET(CURLOPT_PATH_AS_IS, 1L);
 	SET(CURLOPT_TCP_NODELAY, 1L);
@@ -82,6 +84,7 @@ int32_t us_s3_transfer_begin(struct us_s3_transfer *transfer, struct us_error *e
 	CURL *easy = transfer->easy;
 	us_s3_reply_clear(&transfer->reply);
 	transfer->curl_text[0] = '\0';
+	transfer->resent = 0;
 	transfer->progress = 0;
 	transfer->start_ns = transfer->progress_ns = us_clock_mono_ns();
 	curl_easy_reset(easy);
@@ -128,6 +131,23 @@ int us_s3_transfer_is_stalled(struct us_s3_transfer *transfer, int64_t now_ns)
 		return 0;
 	}
 	return now_ns - transfer->progress_ns > transfer->timing->stall_ms * US_NS_PER_MS;
+}
+
+int us_s3_transfer_resend(struct us_s3_transfer *transfer, CURLcode result)
+{
+	long connects = 1;
+	(void)curl_easy_getinfo(transfer->easy, CURLINFO_NUM_CONNECTS, &connects); /* else 1: no */
+	int died = result == CURLE_SEND_ERROR || result == CURLE_RECV_ERROR ||
+		   result == CURLE_GOT_NOTHING;
+	if (!died || connects != 0 || transfer->resent || transfer->reply.header_len > 0 ||
+	    curl_easy_setopt(transfer->easy, CURLOPT_FRESH_CONNECT, 1L)) {
+		return 0;
+	}
+	transfer->resent = 1;
+	us_s3_reply_clear(&transfer->reply);
+	transfer->curl_text[0] = '\0';
+	us_s3_transfer_touch(transfer);
+	return 1;
 }
 
 int us_s3_transfer_was_sent(struct us_s3_transfer *transfer)

@@ -30,6 +30,7 @@ struct us_s3_transfer {
 	struct us_s3_reply reply;
 	char curl_text[CURL_ERROR_SIZE];
 	int64_t start_ns;
+	int resent;
 	uint64_t progress;
 	int64_t progress_ns; /* when it last changed */
 };
@@ -49,6 +50,11 @@ int32_t us_s3_transfer_begin(struct us_s3_transfer *transfer, struct us_error *e
 int us_s3_transfer_is_stalled(struct us_s3_transfer *transfer, int64_t now_ns);
 /* The time up to now was not the server's (a slow sink). */
 void us_s3_transfer_touch(struct us_s3_transfer *transfer);
+
+/* Whether a transfer that ended with RESULT fell victim to a reused connection
+ * that was dead: then, once, it is worth sending again, and the handle is ready to
+ * be added again. Curl does so itself, but not where a send fails behind the first. */
+int us_s3_transfer_resend(struct us_s3_transfer *transfer, CURLcode result);
 
 /* Whether any byte of the request was sent. */
 int us_s3_transfer_was_sent(struct us_s3_transfer *transfer);

@@ -77,8 +77,11 @@ static void list_group(struct floor *f, const char *group)
 			}
 		}
 		struct database *d = &f->databases[f->count++];
-		(void)snprintf(d->group, sizeof(d->group), "%s", group);
-		(void)snprintf(d->name, sizeof(d->name), "%.*s", (int)len - 3, entry->d_name);
+		if (snprintf(d->group, sizeof(d->group), "%s", group) >= (int)sizeof(d->group) ||
+		    snprintf(d->name, sizeof(d->name), "%.*s", (int)len - 3, entry->d_name) >=
+			    (int)sizeof(d->name)) {
+			die(entry->d_name, "is too long");
+		}
 	}
 	(void)closedir(dir);
 }

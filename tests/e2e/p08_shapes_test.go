@@ -101,7 +101,7 @@ func Test08Large(t *testing.T) {
 		"CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)",
 		`INSERT INTO t WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i<1250)
 			SELECT i, CASE i%4 WHEN 0 THEN randomblob(1000000) ELSE zeroblob(1000000) END FROM c`)
-	if size := must1[os.FileInfo](t)(os.Stat(side)).Size(); size < 1200<<20 {
+	if size := must1[os.FileInfo](t)(os.Stat(side)).Size(); size < 1200e6 {
 		t.Fatalf("%d bytes", size)
 	}
 	must(t, os.Rename(side, big))

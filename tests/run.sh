@@ -26,6 +26,16 @@ JOBS="$(nproc)"
 
 # ------------------------------------------------------------------------- C
 
+# The pinned S3 server, built once.
+ensure_versitygw() {
+	export VERSITYGW="$PWD/build/tools/versitygw"
+	if [[ ! -x $VERSITYGW ]]; then
+		mkdir -p build/tools
+		GOBIN="$PWD/build/tools" GOWORK=off CGO_ENABLED=0 \
+			go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+	fi
+}
+
 # run_unit DIR [WRAPPER...]: runs the unit tests that were built in DIR.
 run_unit() {
 	local dir=$1 test name start
@@ -43,12 +53,20 @@ run_unit() {
 	done
 }
 
+# Random tests run fewer rounds: for `check`, and for builds that are slow.
+fewer_rounds() {
+	export US_ORACLE_COUNT=100 US_LIVE_COUNT=300 US_LIVE_COMMITS=50 US_LIVE_SECONDS=1
+}
+
 t_c_unit() {
+	ensure_versitygw
 	make -s -j"$JOBS" unit-tests
 	run_unit build
 }
 
 t_asan() {
+	ensure_versitygw
+	fewer_rounds
 	local flags="-fsanitize=address,undefined -fno-sanitize-recover=all"
 	make -s -j"$JOBS" OUT=build/asan WERROR= EXTRA_LDFLAGS="$flags" \
 		EXTRA_CFLAGS="$flags -fno-omit-frame-pointer -O1 -U_FORTIFY_SOURCE" unit-tests
@@ -56,6 +74,8 @@ t_asan() {
 }
 
 t_tsan() {
+	ensure_versitygw
+	fewer_rounds
 	make -s -j"$JOBS" OUT=build/tsan WERROR= EXTRA_LDFLAGS=-fsanitize=thread \
 		EXTRA_CFLAGS="-fsanitize=thread -O1 -U_FORTIFY_SOURCE" unit-tests
 	# With much address randomization the tool's own mapping fails.
@@ -63,12 +83,13 @@ t_tsan() {
 	if setarch -R true 2>/dev/null; then
 		wrapper=(setarch -R)
 	fi
-	EXCLUDE="${TSAN_EXCLUDE[*]:-}" TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
+	EXCLUDE="${TSAN_EXCLUDE[*]:-}" TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:die_after_fork=0 \
 		run_unit build/tsan "${wrapper[@]}"
 }
 
 # Slow; not part of all.
 t_valgrind() {
+	fewer_rounds
 	make -s -j"$JOBS" unit-tests
 	run_unit build valgrind --quiet --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite
 }
@@ -147,16 +168,6 @@ t_upstream() {
 	"$reap" go test -v -timeout 10m -run '^TestStore' .
 }
 
-# The pinned S3 server, built once.
-ensure_versitygw() {
-	export VERSITYGW="$PWD/build/tools/versitygw"
-	if [[ ! -x $VERSITYGW ]]; then
-		mkdir -p build/tools
-		GOBIN="$PWD/build/tools" GOWORK=off CGO_ENABLED=0 \
-			go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
-	fi
-}
-
 t_e2e() {
 	ensure_versitygw
 	go test -v -count=1 -timeout 30m ./tests/e2e/...
@@ -217,14 +228,16 @@ t_lint() {
 
 # ---------------------------------------------------------------------- runner
 
-passed=0 failed=0
+passed=0 failed=0 rc=0
 summary=()
 
 # count PATTERN FILE: lines of FILE that match.
 count() { grep -cE "$1" "$2" || true; }
 
+# run NAME: runs t_NAME, and sets rc. Never call it in a condition (if, ||, &&):
+# bash then ignores `set -e` in all that is called, and failures pass unseen.
 run() {
-	local log="build/logs/$1.log" start=$SECONDS rc ok bad
+	local log="build/logs/$1.log" start=$SECONDS ok bad
 	mkdir -p build/logs
 	printf '\n==== %s\n' "$1"
 	set +e
@@ -239,13 +252,12 @@ run() {
 	if [[ $rc -eq 0 ]]; then
 		passed=$((passed + (ok > 0 ? ok : 1)))
 		summary+=("$(printf 'ok    %-10s %4d s  %s tests' "$1" $((SECONDS - start)) "$ok")")
-		return 0
+		return
 	fi
 	passed=$((passed + ok))
 	failed=$((failed + (bad > 0 ? bad : 1)))
 	summary+=("$(printf 'FAIL  %-10s %4d s  see %s' "$1" $((SECONDS - start)) "$log")")
 	grep -E -A20 '^ *--- FAIL: |^\[  FAILED  \]|panic: |ERROR: .*Sanitizer' "$log" | head -200 || true
-	return 1
 }
 
 names() {
@@ -259,25 +271,27 @@ names() {
 KNOWN=" c_unit asan tsan valgrind clang optimize analyze fuzz fault go cgocheck upstream e2e abi abi_baseline lint "
 
 main() {
-	local name step rc=0
+	local name step
 	if [[ $# -eq 0 || $1 == help || $1 == -h || $1 == --help ]]; then
 		echo "usage: tests/run.sh NAME..."
 		echo "names: check all$KNOWN"
 		exit 0
 	fi
 	for name in "$@"; do
+		[[ $name != check ]] || fewer_rounds
 		for step in $(names "$name"); do
 			if [[ $KNOWN != *" $step "* ]]; then
 				echo "tests/run.sh: no such test: $step; known are: check all$KNOWN" >&2
 				exit 2
 			fi
-			run "$step" || { rc=1; break 2; }
+			run "$step"
+			[[ $rc -eq 0 ]] || break 2
 		done
 	done
 	printf '\n'
 	printf '%s\n' "${summary[@]}"
 	echo "$passed passed, $failed failed"
-	exit $rc
+	[[ $rc -eq 0 ]] || exit 1
 }
 
 main "$@"

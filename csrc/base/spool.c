@@ -69,16 +69,26 @@ static int create_and_unlink(int spool_fd)
 	return fd;
 }
 
-int32_t us_spool_file(int spool_fd, struct us_error *err)
+int32_t us_spool_check_room(int spool_fd, uint64_t len, struct us_error *err)
 {
 	struct statvfs fs;
 	if (fstatvfs(spool_fd, &fs)) {
 		return us_fail_errno(err, errno, "cannot ask for the free space of state_dir");
 	}
-	if (fs.f_bavail < fs.f_blocks / 10) {
+	if (fs.f_bavail < fs.f_blocks / 10 + len / fs.f_frsize) {
 		return us_fail(err, US_E_NOSPACE,
-			       "the disk of state_dir is less than 10 %% free; databases too large for "
-			       "memory_limit are not backed up until there is room");
+			       "no room to spool %llu bytes: the disk of state_dir has to stay 10 %% free; "
+			       "databases too large for memory_limit are not backed up until there is room",
+			       (unsigned long long)len);
+	}
+	return 0;
+}
+
+int32_t us_spool_file(int spool_fd, struct us_error *err)
+{
+	int32_t rc = us_spool_check_room(spool_fd, 0, err);
+	if (rc) {
+		return rc;
 	}
 	int fd = openat(spool_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {

@@ -13,8 +13,12 @@
  * system without O_TMPFILE may have left. Returns a descriptor or US_E_*. */
 int32_t us_spool_open(const char *state_dir, struct us_error *err);
 
-/* A new unnamed file, read and write, 0600. Returns a descriptor, US_E_NOSPACE if
- * less than a tenth of the disk is free (the databases live there too), or US_E_*. */
+/* Whether the disk stays a tenth free with LEN more bytes on it: filling it would
+ * stop the applications whose databases live there. 0, US_E_NOSPACE, or US_E_*. */
+int32_t us_spool_check_room(int spool_fd, uint64_t len, struct us_error *err);
+
+/* A new unnamed file, read and write, 0600; looks for room first. Returns a
+ * descriptor or US_E_*. */
 int32_t us_spool_file(int spool_fd, struct us_error *err);
 
 /* Writes all of DATA at the file's position. 0 or US_E_*. */

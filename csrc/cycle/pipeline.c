@@ -32,6 +32,8 @@
 #define DEFERRED_MAX 512
 /* Failures of the network in a row after which a cycle gives up on the target. */
 #define NETWORK_FAILURES_MAX 20
+/* Of one PutObject: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html */
+#define S3_PUT_LEN_MAX (UINT64_C(5) << 30)
 
 /* ------------------------------------------------------------------- hashes */
 
@@ -548,6 +550,13 @@ static void process(struct us_worker *w)
 	}
 	if (encode_end(w, &err)) {
 		job_fail(us, job, "encode", &err);
+		return;
+	}
+	if (us->target == US_TARGET_S3 && job->object.len > S3_PUT_LEN_MAX) {
+		(void)us_fail(&err, US_E_UNSUPPORTED,
+			      "the object has %llu bytes; more than 5 GiB cannot be sent to S3 yet",
+			      (unsigned long long)job->object.len);
+		job_fail(us, job, "upload", &err);
 		return;
 	}
 	struct us_record record = { 0 };

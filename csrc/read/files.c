@@ -67,13 +67,17 @@ static int32_t open_dir(struct us_files *f, struct us_error *err)
 	return f->dir_fd < 0 ? f->dir_fd : 0;
 }
 
-/* An O_PATH descriptor is no open file: closing it drops no locks. */
-static int32_t open_unless_foreign(struct us_files *f, struct us_error *err)
+/* Opens NAME, unless this process has that file open elsewhere: then it is refused
+ * unopened. An O_PATH descriptor is no open file, closing it drops no locks. */
+static int32_t open_file(struct us_files *f, const char *name, struct us_error *err)
 {
 	const struct us_read_source *source = f->source;
-	char name[40];
+	char link[40];
 	struct stat st;
-	int path_fd = us_tree_open(f->dir_fd, f->name, O_PATH, source->display, err);
+	if (!source->is_foreign) {
+		return us_tree_open(f->dir_fd, name, O_RDONLY, source->display, err);
+	}
+	int path_fd = us_tree_open(f->dir_fd, name, O_PATH, source->display, err);
 	if (path_fd < 0) {
 		return path_fd;
 	}
@@ -82,15 +86,15 @@ static int32_t open_unless_foreign(struct us_files *f, struct us_error *err)
 		fd = us_fail_errno(err, errno, "cannot stat \"%s\"", source->display);
 	} else if (source->is_foreign(source->arg, st.st_dev, st.st_ino)) {
 		fd = us_fail(err, US_E_ACCESS,
-			     "\"%s\" is another name of a database that dbs: replicates; it is not read "
-			     "here, because that would drop its locks",
+			     "\"%s\" or a file beside it is another name of a database that dbs: "
+			     "replicates; it is not read here, because that would drop its locks",
 			     source->display);
 	} else if (!S_ISREG(st.st_mode)) {
 		fd = us_fail(err, US_E_NOTFOUND, "\"%s\" is not a regular file any more",
 			     source->display);
 	} else {
-		(void)snprintf(name, sizeof(name), "/proc/self/fd/%d", path_fd);
-		fd = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+		(void)snprintf(link, sizeof(link), "/proc/self/fd/%d", path_fd);
+		fd = open(link, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 		if (fd < 0) {
 			fd = us_fail_errno(err, errno, "cannot open \"%s\"", source->display);
 		}
@@ -108,8 +112,7 @@ int32_t us_files_open(struct us_files *f, const struct us_read_source *source, s
 	if (rc) {
 		return rc;
 	}
-	f->db_fd = source->is_foreign ? open_unless_foreign(f, err)
-				      : us_tree_open(f->dir_fd, f->name, O_RDONLY, source->display, err);
+	f->db_fd = open_file(f, f->name, err);
 	return f->db_fd < 0 ? f->db_fd : 0;
 }
 
@@ -185,12 +188,9 @@ static int32_t open_beside(struct us_files *f, const char *suffix, const struct 
 	size_t len = strlen(f->name);
 	memcpy(name, f->name, len);
 	memcpy(name + len, suffix, strlen(suffix) + 1);
-	int fd = us_tree_open(f->dir_fd, name, O_RDONLY, f->source->display, NULL);
-	if (fd == US_E_NOTFOUND) {
-		return came_and_went(f, suffix, err);
-	}
+	int fd = open_file(f, name, err);
 	if (fd < 0) {
-		return us_fail_errno(err, errno, "cannot open \"%s%s\"", f->source->display, suffix);
+		return fd == US_E_NOTFOUND ? came_and_went(f, suffix, err) : fd;
 	}
 	*ret_fd = fd;
 	struct stat st;

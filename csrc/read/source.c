@@ -12,18 +12,13 @@
 #include "source.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/fs.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "../base/clock.h"
-
-#define SPOOL_NAME_TRIES_MAX 16
+#include "../base/spool.h"
 
 int64_t us_read_at(int fd, void *ret, size_t len, uint64_t off, const char *what,
 		   struct us_error *err)
@@ -88,59 +83,6 @@ int32_t us_window_view(struct us_window *window, uint64_t off, size_t len,
 	return 0;
 }
 
-/* Whether the disk stays at least a tenth free with LEN more bytes on it. */
-static int32_t check_room(int spool_fd, uint64_t len, struct us_error *err)
-{
-	struct statvfs fs;
-	if (fstatvfs(spool_fd, &fs)) {
-		return us_fail_errno(err, errno, "cannot ask for the free space of the spool directory");
-	}
-	uint64_t need = fs.f_blocks / 10 + len / fs.f_frsize;
-	if (fs.f_bavail < need) {
-		return us_fail(err, US_E_NOSPACE,
-			       "no room to spool %llu bytes: the disk of the spool directory "
-			       "(state_dir) has to stay 10 %% free",
-			       (unsigned long long)len);
-	}
-	return 0;
-}
-
-/* For file systems without O_TMPFILE. */
-static int create_unlinked(int spool_fd)
-{
-	for (int i = 0; i < SPOOL_NAME_TRIES_MAX; i++) {
-		char name[64];
-		(void)snprintf(name, sizeof(name), ".image-%ld-%lld", (long)getpid(),
-			       (long long)us_clock_mono_ns());
-		int fd = openat(spool_fd, name,
-				O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
-		if (fd >= 0) {
-			(void)unlinkat(spool_fd, name, 0); /* else removed at the next start */
-			return fd;
-		}
-		if (errno != EEXIST) {
-			break;
-		}
-	}
-	return -1;
-}
-
-static int32_t write_all(int fd, const uint8_t *data, size_t len, struct us_error *err)
-{
-	while (len > 0) {
-		ssize_t n = write(fd, data, len);
-		if (n < 0 && errno == EINTR) {
-			continue;
-		}
-		if (n < 0) {
-			return us_fail_errno(err, errno, "cannot write to the spool directory");
-		}
-		data += n;
-		len -= (size_t)n;
-	}
-	return 0;
-}
-
 static int32_t copy_bytes(int from_fd, int to_fd, uint64_t len, uint8_t *buf, size_t buf_len,
 			  const char *what, uint64_t *ret_len, struct us_error *err)
 {
@@ -154,7 +96,7 @@ static int32_t copy_bytes(int from_fd, int to_fd, uint64_t len, uint8_t *buf, si
 		if (n == 0) {
 			break;
 		}
-		int32_t rc = write_all(to_fd, buf, (size_t)n, err);
+		int32_t rc = us_spool_write(to_fd, buf, (size_t)n, err);
 		if (rc) {
 			return rc;
 		}
@@ -173,26 +115,19 @@ static int32_t clone_or_copy(int spool_fd, int from_fd, int to_fd, uint64_t len,
 		*ret_len = (uint64_t)st.st_size < len ? (uint64_t)st.st_size : len;
 		return 0;
 	}
-	int32_t rc = check_room(spool_fd, len, err);
+	int32_t rc = us_spool_check_room(spool_fd, len, err);
 	return rc ? rc : copy_bytes(from_fd, to_fd, len, buf, buf_len, what, ret_len, err);
 }
 
 int32_t us_spool_copy(int spool_fd, int fd, uint64_t len, uint8_t *buf, size_t buf_len,
 		      const char *what, int *ret_fd, uint64_t *ret_len, struct us_error *err)
 {
-	int32_t rc = check_room(spool_fd, 0, err);
-	if (rc) {
-		return rc;
-	}
-	int copy_fd = openat(spool_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	if (copy_fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
-		copy_fd = create_unlinked(spool_fd);
-	}
+	int copy_fd = us_spool_file(spool_fd, err);
 	if (copy_fd < 0) {
-		return us_fail_errno(err, errno, "cannot create a file in the spool directory");
+		return copy_fd;
 	}
 	uint64_t copied = 0;
-	rc = clone_or_copy(spool_fd, fd, copy_fd, len, buf, buf_len, what, &copied, err);
+	int32_t rc = clone_or_copy(spool_fd, fd, copy_fd, len, buf, buf_len, what, &copied, err);
 	if (rc) {
 		(void)close(copy_fd); /* has no name: nothing stays behind */
 		return rc;

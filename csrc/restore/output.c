@@ -108,6 +108,13 @@ int32_t us_output_open(struct us_output *o, const char *path, struct us_error *e
 	return rc ? rc : open_dir(o, err);
 }
 
+int us_output_has_temp(const struct us_output *o)
+{
+	struct stat ours, there;
+	return !fstat(o->temp_fd, &ours) && !fstatat(o->dir_fd, o->temp, &there, AT_SYMLINK_NOFOLLOW) &&
+	       ours.st_ino == there.st_ino && ours.st_dev == there.st_dev;
+}
+
 static void remove_made_dirs(struct us_output *o)
 {
 	size_t len = strlen(o->dir);
@@ -128,7 +135,9 @@ static void remove_made_dirs(struct us_output *o)
 void us_output_close(struct us_output *o)
 {
 	if (o->temp_fd >= 0) {
-		(void)unlinkat(o->dir_fd, o->temp, 0); /* gone if it was put in place */
+		if (us_output_has_temp(o)) {
+			(void)unlinkat(o->dir_fd, o->temp, 0); /* else the next restore does it */
+		}
 		(void)close(o->temp_fd);
 	}
 	if (o->dir_fd >= 0) {

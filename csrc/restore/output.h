@@ -83,6 +83,9 @@ void us_output_leave(const struct us_output *o);
  * (0600). US_E_BUSY if another restore of this output is under way. */
 int32_t us_output_temp(struct us_output *o, const _Atomic uint32_t *cancel, struct us_error *err);
 
+/* Whether the temporary file's name still means the file in temp_fd. */
+int us_output_has_temp(const struct us_output *o);
+
 int32_t us_output_sync_dir(const struct us_output *o, struct us_error *err);
 
 #endif

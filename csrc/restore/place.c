@@ -25,7 +25,9 @@
  * read anything wrong. An application that creates databases may then make an
  * empty one; SQLite unlinks the -wal or -journal it finds beside it. That is why
  * side files are linked in step 2 and not renamed in 4: our link keeps them. Step 5
- * does not replace (RENAME_NOREPLACE): such a database is seen, not overwritten.
+ * does not replace (RENAME_NOREPLACE): such a database is seen, not overwritten. Nor
+ * are its side files: step 4 renames each to the temporary file's name, which is
+ * free by now, and unlinks it there if it is the one of step 2.
  *
  * What the next restore (or this one, after a failure) finds, and does:
  *
@@ -257,22 +259,6 @@ int32_t us_place_recover(const struct us_output *o, int force, const _Atomic uin
 
 /* ------------------------------------------------------------------ placing */
 
-/* The temporary file's name still means the file that was checked. */
-static int32_t check_temp(const struct us_output *o, struct us_error *err)
-{
-	struct stat ours, there;
-	int32_t rc = us_output_stat(o, o->temp, &there, err);
-	if (rc < 0) {
-		return rc;
-	}
-	if (fstat(o->temp_fd, &ours)) {
-		return us_fail_errno(err, errno, "cannot look at the restored file of \"%s\"", o->shown);
-	}
-	return rc && is_same(&ours, &there)
-		       ? 0
-		       : us_fail(err, US_E_BUSY, "the temporary file beside \"%s\" was removed", o->shown);
-}
-
 static int32_t fail_created(const struct us_output *o, struct us_error *err)
 {
 	return us_fail(err, US_E_EXISTS, "cannot restore, \"%s\" was created during the restore", o->shown);
@@ -293,6 +279,33 @@ static int32_t place_free(const struct us_output *o, int force, struct us_error 
 	rc = us_output_sync_dir(o, err);
 	if (rc) {
 		(void)unlinkat(o->dir_fd, o->name, 0); /* as it was; the failure is told anyway */
+	}
+	return rc;
+}
+
+/* Unlinks side file I if it is the one set aside: the name may be that of a database
+ * created just now, so it is looked at under another name first. */
+static int32_t take_side(const struct us_output *o, int i, struct us_error *err)
+{
+	struct stat taken, ours;
+	int failed = rename_free(o, o->side[i], o->temp);
+	if (failed == ENOENT || failed == ENAMETOOLONG) {
+		return 0;
+	}
+	if (failed) {
+		return us_fail_errno(err, failed, "cannot remove a side file of \"%s\"", o->shown);
+	}
+	int32_t rc = us_output_stat(o, o->temp, &taken, err);
+	if (rc > 0) {
+		rc = us_output_stat(o, o->before_side[i], &ours, err);
+	}
+	if (rc > 0 && is_same(&taken, &ours)) {
+		rc = drop(o, o->temp, err);
+	} else if (rc >= 0) {
+		rc = fail_created(o, err);
+	}
+	if (rc) {
+		(void)rename_free(o, o->temp, o->side[i]); /* free a moment ago */
 	}
 	return rc;
 }
@@ -319,11 +332,10 @@ static int32_t set_aside(const struct us_output *o, struct us_error *err)
 		return us_fail_errno(err, failed, "cannot set aside \"%s\"", o->shown);
 	}
 	rc = us_output_sync_dir(o, err);
-	if (!rc) {
-		rc = check_sides(o, NULL); /* those of a database created just now stay */
-		rc = rc == US_E_EXISTS ? fail_created(o, err) : rc;
+	for (int i = 0; i < US_SIDE_COUNT && !rc; i++) {
+		rc = take_side(o, i, err);
 	}
-	return rc ? rc : drop_sides(o, err);
+	return rc ? rc : us_output_sync_dir(o, err);
 }
 
 /* Step 5. */
@@ -366,8 +378,8 @@ static int32_t place_entered(const struct us_output *o, int force, struct us_err
 	if (!rc || both) {
 		rc = us_output_check(o, force, &present, err);
 	}
-	if (!rc) {
-		rc = check_temp(o, err);
+	if (!rc && !us_output_has_temp(o)) {
+		rc = us_fail(err, US_E_BUSY, "the temporary file beside \"%s\" was removed", o->shown);
 	}
 	if (!rc) {
 		rc = us_output_lock(o, &locks, err);

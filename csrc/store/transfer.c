@@ -18,7 +18,6 @@
 
 #include <linux/sockios.h>
 #include <string.h>
-#include <stdlib.h>
 #include <sys/ioctl.h>
 
 #include "../base/clock.h"
@@ -29,7 +28,6 @@ static CURLcode set_common(CURL *easy, const struct us_s3_endpoint *endpoint,
 	CURLcode rc = CURLE_OK;
 #define SET(option, value) rc = rc ? rc : curl_easy_setopt(easy, option, value)
 	SET(CURLOPT_NOSIGNAL, 1L);
-	if (getenv("US_S3_VERBOSE_X")) { SET(CURLOPT_VERBOSE, 1L); }
 	SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	SET(CURLOPT_PATH_AS_IS, 1L);
 	SET(CURLOPT_TCP_NODELAY, 1L);

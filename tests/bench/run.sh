@@ -15,8 +15,10 @@
 #   BENCH_RUNS       pairs of idle cycles (9)
 #   BENCH_SYNC_RUNS  pairs of first syncs (3)
 #   BENCH_SKIP       parts to leave out: sync litestream
+#   BENCH_FS=loop    work on a new ext4 of its own (as root): deletions by others on
+#                    a shared one slow the creation of files for minutes
 #
-# Data goes to a new directory below TMPDIR (about 60 KB a database) and is removed.
+# Data goes to a new directory below TMPDIR (20 KB a database, 10 KB more for each first sync) and is removed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -24,14 +26,17 @@ count="${BENCH_COUNT:-100000}" runs="${BENCH_RUNS:-9}" sync_runs="${BENCH_SYNC_R
 skip=" ${BENCH_SKIP:-} "
 per_directory=100
 threads="$(nproc)"
-dir="$(mktemp -d "${TMPDIR:-/tmp}/us-bench.XXXXXX")"
+tmp="$(mktemp -d "${TMPDIR:-/tmp}/us-bench.XXXXXX")"
+dir="$tmp/data"
 process=
+mounted=
 cleanup() {
 	if [[ -n $process ]]; then
 		kill "$process" 2>/dev/null || true
 		wait "$process" 2>/dev/null || true
 	fi
-	rm -rf "$dir"
+	[[ -z $mounted ]] || umount "$dir" || umount -l "$dir"
+	rm -rf "$tmp"
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
@@ -46,6 +51,14 @@ build() { # NAME SOURCE...
 	gcc -std=gnu17 -O2 -D_GNU_SOURCE -Wall -Wextra -Icsrc/include -o "$dir/$name" \
 		"${@/#/tests/bench/}" build/libultrasimple.a \
 		-lcurl -llz4 -lsqlite3 -lcrypto -lexpat -lm -pthread
+}
+
+# A new ext4 in a file, for BENCH_FS=loop.
+make_filesystem() {
+	truncate -s "$((count * 120 / 1024 + 512))M" "$tmp/image"
+	mkfs.ext4 -q -N "$((count * (2 + 2 * (2 * sync_runs + 1)) + 65536))" -E lazy_itable_init=0 "$tmp/image"
+	mount -o loop "$tmp/image" "$dir"
+	mounted=1
 }
 
 make_fleet() {
@@ -101,17 +114,17 @@ memory_row() {
 
 # ------------------------------------------------------------------ first sync
 
-sync_ours() {
-	rm -rf "$dir/target" "$dir/state"
+# Nothing is removed between the runs: ext4 does not use the inode of a deleted file
+# again for minutes, and searches past them all for every new one.
+sync_ours() { # NUMBER
+	target="$dir/target-$1" state="$dir/state-$1"
 	sync -f "$dir"
-	timeout 900 "$dir/sync" "$dir/fleet" "$dir/target" "$dir/state"
+	timeout 900 "$dir/sync" "$dir/fleet" "$target" "$state" >"$dir/ours"
 }
 
-sync_floor() {
-	rm -rf "$dir/floor"
+sync_floor() { # NUMBER
 	sync -f "$dir"
-	timeout 900 "$dir/floor_sync" "$dir/fleet" "$dir/floor" "$threads"
-	rm -rf "$dir/floor"
+	timeout 900 "$dir/floor_sync" "$dir/fleet" "$dir/floor-$1" "$threads" >"$dir/floor"
 }
 
 # Leaves target and state of the last run of ours for what follows.
@@ -119,10 +132,13 @@ bench_sync() {
 	local i floor ours pairs=()
 	for ((i = 0; i < sync_runs; i++)); do
 		if ((i % 2 == 0)); then
-			floor="$(sync_floor)" ours="$(sync_ours)"
+			sync_floor $i
+			sync_ours $i
 		else
-			ours="$(sync_ours)" floor="$(sync_floor)"
+			sync_ours $i
+			sync_floor $i
 		fi
+		floor="$(<"$dir/floor")" ours="$(<"$dir/ours")"
 		say "first sync $((i + 1))/$sync_runs: floor ${floor#sync }, ours ${ours#sync }"
 		[[ $(awk '{ print $4 }' <<<"$floor") == "$count" && $(awk '{ print $4 }' <<<"$ours") == "$count" ]] ||
 			{ say "not all of the fleet arrived"; exit 1; }
@@ -140,7 +156,7 @@ bench_sync() {
 
 bench_idle() {
 	local full empty full_kb empty_kb
-	full="$(timeout 900 "$dir/idle" "$dir/fleet" "$dir/target" "$dir/state" "$runs" "$threads")"
+	full="$(timeout 900 "$dir/idle" "$dir/fleet" "$target" "$state" "$runs" "$threads")"
 	empty="$(timeout 60 "$dir/idle" "$dir/empty" "$dir/target-empty" "$dir/state-empty" 0 "$threads")"
 	[[ $(awk '/^rss/ { print $3 }' <<<"$full") == "$count" ]] || { say "not all of the fleet was seen"; exit 1; }
 	awk '/^pair/ { print $2 * 1e3, $4 * 1e3 }' <<<"$full" >"$dir/wall"
@@ -208,6 +224,8 @@ bench_litestream() {
 
 # ----------------------------------------------------------------------- report
 
+mkdir "$dir"
+[[ ${BENCH_FS:-} != loop ]] || make_filesystem
 build fleet-maker fleet.c
 build idle idle.c ours.c floor_walk.c
 build sync sync.c ours.c
@@ -216,7 +234,8 @@ build floor_sync floor_sync.c
 say "making $count databases in $dir"
 make_fleet
 if [[ $skip == *" sync "* ]]; then
-	say "first sync, not measured: $(sync_ours)"
+	sync_ours 0
+	say "first sync, not measured: $(<"$dir/ours")"
 else
 	bench_sync
 fi
@@ -225,7 +244,7 @@ bench_idle
 
 echo
 echo "$count databases of 20 KB in $(((count + per_directory - 1) / per_directory)) directories;" \
-	"$threads cores, Linux $(uname -r), $(findmnt -no FSTYPE -T "$dir"), $(date -u +%Y-%m-%d)," \
+	"$threads cores, Linux $(uname -r), $(findmnt -no FSTYPE -T "$dir")${mounted:+ (loop)}, $(date -u +%Y-%m-%d)," \
 	"load $(cut -d' ' -f1 /proc/loadavg), $(git describe --always --dirty 2>/dev/null || echo no git)"
 echo "median (least-most)"
 echo

@@ -41,13 +41,44 @@
 /* The Nth of the calls below ends the process (crash_at), or fails with EIO once
  * (fail_at). 0: none does. */
 static long call_count, crash_at, fail_at;
-static int write_errno; /* of every write, if not 0 */
+static int write_errno;	 /* of every write, if not 0 */
 
-static inline int call_fails(void)
+/* Called once before the Nth call, at hook_at. */
+static long hook_at;
+static void (*hook)(void);
+/* The calls so far, a line each, with short names for the hidden files. */
+static char trace[4096];
+
+static inline const char *short_name(const char *name)
 {
+	static const char *const known[][2] = {
+		{ "-new", "NEW" }, { "-db", "DB" },	 { "-wal", "WAL" },
+		{ "-shm", "SHM" }, { "-jrn", "JRN" },
+	};
+	if (strncmp(name, ".us-restore-", 12) == 0) {
+		return "TEMP";
+	}
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+		size_t len = strlen(name), suffix_len = strlen(known[i][0]);
+		if (strncmp(name, ".us-before-", 11) == 0 && strcmp(name + len - suffix_len, known[i][0]) == 0) {
+			return known[i][1];
+		}
+	}
+	return name;
+}
+
+static inline int call_fails(const char *call, const char *from, const char *to)
+{
+	size_t len = strlen(trace);
+	(void)snprintf(trace + len, sizeof(trace) - len, "%s%s%s%s%s\n", call, from[0] ? " " : "",
+		       short_name(from), to[0] ? " " : "", short_name(to));
 	call_count++;
 	if (crash_at && call_count == crash_at) {
 		_exit(CRASH_STATUS);
+	}
+	if (hook_at && call_count == hook_at) {
+		hook_at = 0;
+		hook();
 	}
 	if (fail_at && call_count == fail_at) {
 		errno = EIO;
@@ -60,8 +91,9 @@ static inline int call_fails(void)
  * killed process loses nothing, and the disk is slow. */
 int fsync(int fd)
 {
-	(void)fd;
-	return call_fails() ? -1 : 0;
+	struct stat st;
+	int is_dir = fstat(fd, &st) == 0 && S_ISDIR(st.st_mode);
+	return call_fails(is_dir ? "sync" : "sync file", "", "") ? -1 : 0;
 }
 
 int fdatasync(int fd)
@@ -72,17 +104,20 @@ int fdatasync(int fd)
 
 int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned int flags)
 {
-	return call_fails() ? -1 : (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
+	return call_fails(flags == 1 ? "rename" : "rename over", from, to)
+		       ? -1
+		       : (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
 }
 
 int linkat(int from_fd, const char *from, int to_fd, const char *to, int flags)
 {
-	return call_fails() ? -1 : (int)syscall(SYS_linkat, from_fd, from, to_fd, to, flags);
+	return call_fails("link", from, to) ? -1
+					    : (int)syscall(SYS_linkat, from_fd, from, to_fd, to, flags);
 }
 
 int unlinkat(int fd, const char *name, int flags)
 {
-	return call_fails() ? -1 : (int)syscall(SYS_unlinkat, fd, name, flags);
+	return call_fails("unlink", name, "") ? -1 : (int)syscall(SYS_unlinkat, fd, name, flags);
 }
 
 ssize_t write(int fd, const void *data, size_t len)
@@ -557,7 +592,8 @@ static inline int setup_restore(void **state)
 	(void)state;
 	memory_reset();
 	cancel = 0;
-	call_count = crash_at = fail_at = 0;
+	call_count = crash_at = fail_at = hook_at = 0;
+	trace[0] = '\0';
 	if (scratch_dir(root) || us_pattern_new("/data/*/*.db", &pattern, NULL) ||
 	    us_template_new("b/{{tenant}}/{{name}}", pattern, NULL, &tmpl, NULL)) {
 		return -1;

@@ -669,7 +669,8 @@ struct server {
 	int read_nothing;  /* not even that */
 	int close_after;   /* closes a connection after an answer, without saying so */
 	int answer_early;  /* before the request has come */
-	int die_on_second; /* takes the second request of a connection and hangs up */
+	int die_on_second; /* takes the second request of a connection, or (2) its head, and hangs
+			      up */
 	int64_t delay_ms;
 	/* what it saw */
 	atomic_uint_fast64_t requests, connections;
@@ -687,11 +688,10 @@ struct peer {
 	int fd;
 };
 
-static int read_request(struct server *server, int fd, char *text, size_t cap)
+static int read_request(int fd, char *text, size_t cap)
 {
 	size_t len = 0;
 	char *end = NULL;
-	(void)server;
 	while (!end) {
 		ssize_t n = recv(fd, text + len, cap - 1 - len, 0);
 		if (n <= 0) {
@@ -718,6 +718,16 @@ static int read_request(struct server *server, int fd, char *text, size_t cap)
 	return 0;
 }
 
+/* As close(2) with unread data does; the number stays taken for server_stop. */
+static void reset_connection(int fd)
+{
+	struct linger at_once = { .l_onoff = 1, .l_linger = 0 };
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+	dup2(null, fd);
+	close(null);
+}
+
 static void *peer_main(void *arg)
 {
 	struct peer *peer = arg;
@@ -733,8 +743,14 @@ static void *peer_main(void *arg)
 		shutdown(fd, SHUT_RDWR);
 		return NULL;
 	}
-	while (!server->read_nothing && read_request(server, fd, text, sizeof(text)) == 0) {
-		if (server->die_on_second && requests++ == 1) {
+	while (!server->read_nothing) {
+		int is_last = server->die_on_second && requests++ == 1;
+		if (is_last && server->die_on_second == 2) {
+			(void)recv(fd, text, sizeof(text), 0);
+			reset_connection(fd);
+			return NULL;
+		}
+		if (is_last || read_request(fd, text, sizeof(text))) {
 			shutdown(fd, SHUT_RDWR);
 			return NULL;
 		}
@@ -1025,6 +1041,24 @@ static void test_connections_are_reused(void **state)
 	assert_int_equal(dying.requests, 100);
 	store->ops->close(store);
 	server_stop(&dying);
+
+	/* Or in the middle of it, where curl gives up. */
+	struct server resetting = { .answer = OK_PUT, .die_on_second = 2 };
+	size_t len = 8u << 20;
+	char *data = calloc(1, len);
+	struct us_put put;
+	server_start(&resetting);
+	store = open_store(resetting.endpoint, "bk1", 1, NULL);
+	for (int i = 0; i < 20; i++) {
+		fill_put(&put, "k", data, len);
+		if (put_now(store, &put)) {
+			fail_msg("%d: %s", i, put.err.message);
+		}
+	}
+	assert_int_equal(resetting.requests, 20);
+	free(data);
+	store->ops->close(store);
+	server_stop(&resetting);
 }
 
 static void test_unreachable(void **state)
@@ -1125,19 +1159,22 @@ static void test_early_answer(void **state)
 	server_stop(&server);
 }
 
-/* Answers that do not end. */
+/* Answers that do not end: headers, then bodies. */
+static char endless_headers[600000], endless_body[2000000];
+
+static void fill_endless(char *text, size_t len, const char *start)
+{
+	size_t at = (size_t)snprintf(text, len, "%s", start);
+	while (at + 10 < len) {
+		memcpy(text + at, "a: b\r\n", 7);
+		at += 6;
+	}
+}
+
 static const char *endless(struct server *server, const char *request, uint64_t number)
 {
 	(void)server, (void)request;
-	static char headers[600000], body[2000000];
-	char *text = number == 0 ? headers : body;
-	size_t len = number == 0 ? sizeof(headers) : sizeof(body);
-	size_t at =
-		(size_t)snprintf(text, len, "HTTP/1.1 500 Oops\r\n%s", number == 0 ? "" : "\r\n");
-	while (at + 10 < len) {
-		at += (size_t)snprintf(text + at, len - at, "a: b\r\n");
-	}
-	return text;
+	return number == 0 ? endless_headers : endless_body;
 }
 
 static void test_endless_answers(void **state)
@@ -1145,6 +1182,8 @@ static void test_endless_answers(void **state)
 	(void)state;
 	struct server server = { .answer_fn = endless };
 	struct us_error err = error_of_test();
+	fill_endless(endless_headers, sizeof(endless_headers), "HTTP/1.1 500 Oops\r\n");
+	fill_endless(endless_body, sizeof(endless_body), "HTTP/1.1 500 Oops\r\n\r\n");
 	server_start(&server);
 	struct us_store *store = open_store(server.endpoint, "bk1", 1, NULL);
 	assert_int_equal(put_text(store, "k", "x", &err),

@@ -78,7 +78,7 @@ func (c *command) parseAndRun(ctx context.Context, args []string, load func(conf
 	if err != nil {
 		return err
 	} else if cfg == nil {
-		return fmt.Errorf("no multi_db section in config: %s", *configPath)
+		return fmt.Errorf("no multi_db section in config, or it has enabled: false: %s", *configPath)
 	}
 	return c.run(ctx, cfg, *asJSON, out)
 }

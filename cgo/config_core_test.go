@@ -113,6 +113,11 @@ func TestConfig_CheckOverlap(t *testing.T) {
 		"DirClass":           {"data/[ab]/tenants/*.db", dir("data/c/tenants", "*.db", false), false},
 		"DirHidden":          {pattern, dir("data/.a/tenants", "*.db", false), false},
 		"DirWALName":         {pattern, dir("data/a-wal/tenants", "*.db", false), true},
+		"StateFile":          {pattern, DBRef{Path: "data/.litestream-multi-db/state.db"}, true},
+		"StateDirBelow":      {"data/*/tenants/*.sqlite", dir("data", "*.db", true), true},
+		"StateDirNotBelow":   {"data/*/tenants/*.sqlite", dir("data", "*.db", false), false},
+		"StateDirOtherGlob":  {"data/*/tenants/*.sqlite", dir("data", "*.sqlite3", true), false},
+		"StateDirElsewhere":  {"data/*/tenants/*.sqlite", dir("data/a", "*.db", true), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := &Config{DiscoveryPattern: filepath.Join(root, tt.pattern)}

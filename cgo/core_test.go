@@ -825,7 +825,7 @@ func TestRunCommand_Usage(t *testing.T) {
 	if _, err := run(t, nil, "plan", "extra"); err == nil || err.Error() != "too many arguments" {
 		t.Errorf("extra: %v", err)
 	}
-	if _, err := run(t, nil, "plan"); err == nil || !strings.Contains(err.Error(), "no multi_db section in config: /etc/litestream.yml") {
+	if _, err := run(t, nil, "plan"); err == nil || !strings.Contains(err.Error(), "no multi_db section in config, or it has enabled: false: /etc/litestream.yml") {
 		t.Errorf("no section: %v", err)
 	}
 	failing := func(string, bool) (*Config, error) { return nil, errTest }

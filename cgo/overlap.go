@@ -34,6 +34,9 @@ func (c *Config) CheckOverlap(dbs []DBRef) error {
 
 	var linked []linkedFile
 	for _, db := range dbs {
+		if err := o.checkState(db); err != nil {
+			return err
+		}
 		if db.Dir != "" {
 			if err := o.checkDir(db); err != nil {
 				return err
@@ -53,6 +56,12 @@ func (c *Config) CheckOverlap(dbs []DBRef) error {
 	}
 	return o.checkLinks(linked)
 }
+
+// Where the core keeps its state unless state_dir says otherwise.
+const (
+	defaultStateDir = ".litestream-multi-db"
+	stateFile       = "state.db"
+)
 
 type overlap struct {
 	config *Config
@@ -103,6 +112,28 @@ func (o *overlap) checkDir(db DBRef) error {
 		return o.errorf(db.Dir, o.prefix)
 	}
 	return nil
+}
+
+// checkState looks for entries that would find the state file, which is a database
+// that this process has open.
+func (o *overlap) checkState(db DBRef) error {
+	stateDir := o.config.StateDir
+	if stateDir == "" {
+		stateDir = filepath.Join(o.prefix, defaultStateDir)
+	}
+	entry, found := db.Path, false
+	if db.Dir == "" {
+		_, found = below(stateDir, db.Path)
+		found = found || strings.HasPrefix(db.Path, stateDir+"/")
+	} else if ok, err := filepath.Match(db.Pattern, stateFile); err == nil && ok {
+		rest, inside := below(db.Dir, stateDir)
+		entry, found = db.Dir, inside && (rest == "" || db.Recursive)
+	}
+	if !found {
+		return nil
+	}
+	return fmt.Errorf("dbs: %s holds the state of multi_db in %s; set multi_db.state_dir to a directory elsewhere",
+		quote(entry), quote(stateDir))
 }
 
 // patternComponent is one component of the pattern; below the wildcard-free

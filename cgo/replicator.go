@@ -350,7 +350,7 @@ func (r *UltraSimpleReplicator) logEvent(e event) {
 	case eventStateReset:
 		r.log.Warn("starting with a new state file", "reason", e.message)
 	case eventUnreachable:
-		r.log.Warn("target cannot be reached, will retry in the next cycle", "error", e.message)
+		r.log.Warn("nothing more is uploaded in this cycle", "error", e.message)
 	case eventWalkFailed:
 		r.log.Warn("cannot look at file or directory", "path", e.path, "error", e.message)
 	default:

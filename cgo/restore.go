@@ -101,7 +101,7 @@ func restore(ctx context.Context, cfg *Config, f RestoreFlags, out io.Writer) er
 	start := time.Now()
 	result, err := core.restore(opt)
 	if err != nil {
-		return f.restoreError(err, opt.outputPath)
+		return f.restoreError(err)
 	}
 	if result.skipped {
 		logger().Info("database already exists, skipping")
@@ -206,7 +206,7 @@ func errOutputExists(path string) error {
 }
 
 // restoreError puts the core's answer in upstream's words. Nil is -if-replica-exists.
-func (f *RestoreFlags) restoreError(err error, outputPath string) error {
+func (f *RestoreFlags) restoreError(err error) error {
 	switch {
 	case isNoBackup(err) && f.IfReplicaExists && !f.DryRun:
 		logger().Info("no matching backups found")
@@ -214,7 +214,7 @@ func (f *RestoreFlags) restoreError(err error, outputPath string) error {
 	case isNoBackup(err):
 		return fmt.Errorf("no matching backup files available: %w", err)
 	case errors.Is(err, ErrExists):
-		return fmt.Errorf("cannot restore %s: %w. Use -force to overwrite", outputPath, err)
+		return err // says what is in the way, and whether -force helps
 	}
 	return fmt.Errorf("cannot restore %s: %w", f.Path, err)
 }

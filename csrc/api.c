@@ -348,6 +348,7 @@ static int32_t make_identity(struct us *us, const struct us_options *o, struct u
 		o->target == US_TARGET_S3 ? "s3" : "file",
 		o->target == US_TARGET_S3 && o->s3_endpoint ? o->s3_endpoint : "",
 		o->target == US_TARGET_S3 ? o->s3_bucket : o->directory,
+		us_pattern_prefix(us->pattern), /* paths are hashed from there on */
 		o->path,
 		o->hostname && strstr(o->path, "{{hostname}}") ? o->hostname : "",
 		format,

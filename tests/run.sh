@@ -244,7 +244,7 @@ run() {
 	(
 		set -e
 		"t_$1"
-	) 2>&1 | tee "$log" | grep --line-buffered -vE '^(=== (RUN|PAUSE|CONT|NAME)|\[ (RUN|      OK) | +[a-z0-9_]+\.go:[0-9]+: )'
+	) 2>&1 | tee "$log" | grep --line-buffered -vE '^(=== (RUN|PAUSE|CONT|NAME)|\[ (RUN|      OK) | +[a-z0-9_]+\.go:[0-9]+: |[0-9]{4}/[0-9]{2}/[0-9]{2} |time=)'
 	rc=${PIPESTATUS[0]}
 	set -e
 	ok="$(count '^ *--- PASS: |^\[       OK \]|^pass: ' "$log")"

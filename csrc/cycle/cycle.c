@@ -58,6 +58,12 @@ int32_t us_prefix_open(struct us *us, struct us_error *err)
 	return fd;
 }
 
+uint32_t us_walk_threads(void)
+{
+	uint32_t count = us_cpu_count();
+	return count < US_WALK_THREADS_MAX ? count : US_WALK_THREADS_MAX;
+}
+
 /* ------------------------------------------------------------------ walking */
 
 static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
@@ -144,7 +150,7 @@ static void *walk_main(void *arg)
 	struct walk *walk = arg;
 	struct us *us = walk->us;
 	const struct us_walk_fns fns = { .batch = on_batch, .failure = on_failure, .arg = walk };
-	walk->rc = us_walk(us->pattern, us->prefix_fd, us_cpu_count(), &fns, &us->canceled,
+	walk->rc = us_walk(us->pattern, us->prefix_fd, us_walk_threads(), &fns, &us->canceled,
 			   &walk->result, &walk->err);
 	(void)pthread_mutex_lock(&us->mutex);
 	us->walk_done = 1;
@@ -205,8 +211,13 @@ static int32_t learn_target(struct us *us, struct us_error *err)
 	us_free(newest);
 	if (rc == US_E_ACCESS) {
 		if (!us->list_refused) {
+			struct us_error told = US_ERROR_INIT;
 			us->list_refused = 1;
-			(void)us_report_event(us->report, US_EVENT_WARNING, "", "list", err->message);
+			(void)us_fail(&told, US_E_ACCESS,
+				      "the names in the target cannot be looked at (allow s3:ListBucket); "
+				      "objects of an older state could be replaced if the clock was set back: %s",
+				      err->message);
+			(void)us_report_event(us->report, US_EVENT_WARNING, "", "list", told.message);
 		}
 		us_error_clear(err);
 		return 0;

@@ -151,6 +151,7 @@ void us_foreign_free(struct us *us);
 /* cycle.c, plan.c */
 int32_t us_cycle_run(struct us *us, struct us_error *err);
 int us_stopping(struct us *us);
+uint32_t us_walk_threads(void);
 int32_t us_prefix_open(struct us *us, struct us_error *err);
 int32_t us_plan_run(struct us *us, struct us_plan *ret_plan, struct us_sample *samples,
 		    size_t capacity, size_t *ret_count, struct us_error *err);

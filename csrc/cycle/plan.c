@@ -6,6 +6,7 @@
 #include "fleet.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -46,7 +47,7 @@ static void add_sample(struct plan *plan, const char *path, size_t path_len, con
 	memset(sample, 0, sizeof(*sample));
 	escape_text(path, path_len, sample->path, sizeof(sample->path));
 	(void)snprintf(sample->key, sizeof(sample->key), "%s", why ? "" : key);
-	(void)snprintf(sample->message, sizeof(sample->message), "%.255s", why ? why : "");
+	(void)snprintf(sample->message, sizeof(sample->message), "%s", why ? why : "");
 	sample->database_len = database_len;
 	plan->bad_count += why != NULL;
 }
@@ -56,6 +57,7 @@ static void count_record(struct plan *plan, const struct us_walk_batch *batch,
 {
 	struct us *us = plan->us;
 	if (!us->state) {
+		plan->out->never++;
 		return;
 	}
 	const struct us_siphash_key *key = &us_state_info(us->state)->key;
@@ -115,6 +117,14 @@ static void on_failure(void *arg, uint32_t thread, const char *path, const struc
 	(void)pthread_mutex_unlock(&plan->mutex);
 }
 
+/* Bad names first, then by path. */
+static int compare_samples(const void *a, const void *b)
+{
+	const struct us_sample *x = a, *y = b;
+	int x_bad = x->key[0] == '\0', y_bad = y->key[0] == '\0';
+	return x_bad != y_bad ? y_bad - x_bad : strcmp(x->path, y->path);
+}
+
 int32_t us_plan_run(struct us *us, struct us_plan *ret_plan, struct us_sample *samples, size_t capacity,
 		    size_t *ret_count, struct us_error *err)
 {
@@ -131,11 +141,14 @@ int32_t us_plan_run(struct us *us, struct us_plan *ret_plan, struct us_sample *s
 	}
 	(void)pthread_mutex_init(&plan.mutex, NULL); /* never fails on Linux */
 	const struct us_walk_fns fns = { .batch = on_batch, .failure = on_failure, .arg = &plan };
-	int32_t rc = us_walk(us->pattern, prefix_fd, us_cpu_count(), &fns, &us->canceled, &walked, err);
+	int32_t rc = us_walk(us->pattern, prefix_fd, us_walk_threads(), &fns, &us->canceled, &walked, err);
 	(void)close(prefix_fd); /* only read from */
 	(void)pthread_mutex_destroy(&plan.mutex);
 	if (!rc) {
 		const char *prefix = us_pattern_prefix(us->pattern);
+		if (plan.count > 1) {
+			qsort(samples, plan.count, sizeof(samples[0]), compare_samples);
+		}
 		escape_text(prefix, strlen(prefix), out->prefix, sizeof(out->prefix));
 		out->struct_size = sizeof(*out);
 		out->databases = walked.database_count;

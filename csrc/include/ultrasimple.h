@@ -176,7 +176,8 @@ US_API int32_t us_exclude(struct us *us, const char *path, struct us_error *err)
 US_API void us_cancel(struct us *us);
 
 /* Tells a us_cycle under way to start no further work: what is in flight is
- * finished and recorded, then it returns 0. Later cycles are not affected. Any time. */
+ * finished and recorded, then it returns 0. Later cycles are not affected, nor is one
+ * that is only about to begin: call it again until us_cycle has returned. Any time. */
 US_API void us_finish(struct us *us);
 
 /* ------------------------------------------------------------------- cycles */
@@ -213,7 +214,7 @@ struct us_stats {
 	uint64_t uploads_success, uploads_failed, bytes_uploaded; /* objects, since us_open */
 	uint64_t uploads_skipped_unchanged; /* since us_open */
 	uint64_t unsynced; /* databases whose present state is not in the target */
-	int64_t oldest_unsynced_ns; /* when the oldest of them was first seen changed; 0: none */
+	int64_t oldest_unsynced_ns; /* when the oldest was first seen changed (whole seconds); 0: none */
 	uint64_t databases_failed, databases_empty, not_databases; /* as of the last cycle */
 	uint64_t databases_gone; /* since us_open */
 	uint64_t walk_failures;	 /* last cycle */
@@ -269,7 +270,7 @@ US_API int32_t us_next_events(struct us *us, struct us_event *ret_events, size_t
 struct us_sample {
 	char path[US_PATH_TEXT_LEN];
 	char key[1025];	  /* key prefix, "" if it has none */
-	char message[256]; /* why it has none, or "" */
+	char message[US_ERROR_MESSAGE_LEN]; /* why it has none, or "" */
 	uint64_t database_len; /* of the database file, bytes */
 };
 

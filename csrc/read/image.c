@@ -27,7 +27,8 @@
  *              too, where a new writer may begin its journal after the probe.
  *   SHARED     Nobody can write to C in rollback mode, nor begin with a WAL (that
  *              needs EXCLUSIVE once). In a database in WAL mode the lock means
- *              nothing of the sort, so calm is asked for there.
+ *              nothing of the sort, so calm is asked for there. It is given back
+ *              before the image is written out.
  *
  * Files that fit the memory budget are read in one go, then looked at again, then
  * written out. Larger ones, and those with a hot journal, are streamed from where
@@ -206,9 +207,10 @@ static int needs_quiet(const struct attempt *a)
 /* What must hold before the database file counts without a WAL that covers it. */
 static int32_t check_quiet(const struct attempt *a, struct us_error *err)
 {
-	int is_wal_mode = 1;
+	/* Whatever the header says, a -wal that has bytes puts SQLite in WAL mode. */
+	int is_wal_mode = a->files.wal.len != 0;
 	int32_t rc = check_locks(a, err);
-	if (!rc && a->shared) {
+	if (!rc && a->shared && !is_wal_mode) {
 		rc = read_is_wal_mode(a, &is_wal_mode, err);
 	}
 	if (rc || (a->shared && !is_wal_mode && !a->use_journal)) {
@@ -250,39 +252,99 @@ static int32_t choose_parts(struct attempt *a, struct us_error *err)
 
 /* ------------------------------------------------------------- getting bytes */
 
-/* Reads the WAL into memory behind USED bytes, and what is added to it meanwhile.
- * Returns 1, 0 if it does not fit, or US_E_*. */
-static int32_t read_wal_to_memory(struct attempt *a, size_t used, struct us_error *err)
+static int32_t wal_len_now(const struct attempt *a, uint64_t *ret_len, struct us_error *err)
 {
-	struct us_reader *r = a->reader;
-	uint64_t have = 0;
+	struct stat st;
+	if (fstat(a->files.wal_fd, &st)) {
+		return us_fail_errno(err, errno, "cannot stat \"%s-wal\"", a->source->display);
+	}
+	*ret_len = (uint64_t)st.st_size;
+	return 0;
+}
+
+static int32_t scan_wal_on(struct attempt *a, struct us_error *err)
+{
+	struct us_window window = { .source = &a->wal, .what = a->source->display,
+				    .buf = a->reader->chunk, .cap = CHUNK_LEN };
+	return us_wal_scan_run(&a->wal_scan, &window, &a->reader->wal_overlay, err);
+}
+
+/* Scans the WAL file from where the scan stands, and what is added to it
+ * meanwhile, some way. */
+static int32_t scan_wal_file(struct attempt *a, struct us_error *err)
+{
+	a->wal = (struct us_source){ .fd = a->files.wal_fd };
 	for (int round = 0; round < WAL_GROWTH_ROUNDS_MAX; round++) {
-		struct stat st;
-		if (fstat(a->files.wal_fd, &st)) {
-			return us_fail_errno(err, errno, "cannot stat \"%s-wal\"", a->source->display);
-		}
-		uint64_t len = (uint64_t)st.st_size;
-		if (len <= have) {
-			break;
-		}
-		if (len > r->memory_len - used) {
-			return 0;
-		}
-		int32_t rc = grow_memory(r, used + (size_t)len, err);
+		uint64_t len = 0;
+		int32_t rc = wal_len_now(a, &len, err);
 		if (rc) {
 			return rc;
 		}
-		int64_t n = us_read_at(a->files.wal_fd, r->memory + used + have, (size_t)(len - have),
-				       have, a->source->display, err);
-		if (n <= 0) {
-			if (n < 0) {
-				return (int32_t)n;
-			}
+		if (len <= a->wal.len) {
 			break;
 		}
-		have += (uint64_t)n;
+		a->wal.len = len;
+		rc = scan_wal_on(a, err);
+		if (rc) {
+			return rc;
+		}
+		if (us_wal_scan_has_ended(&a->wal_scan, len)) {
+			break;
+		}
 	}
-	a->wal = (struct us_source){ .fd = -1, .len = have };
+	a->snapshot_ns = us_clock_wall_ns();
+	return 0;
+}
+
+/* The next piece of the WAL, up to LEN, behind USED bytes of memory, and its scan.
+ * Returns 1, 0 if it does not fit (or is not there any more), or US_E_*. */
+static int32_t read_wal_piece(struct attempt *a, size_t used, uint64_t len, struct us_error *err)
+{
+	struct us_reader *r = a->reader;
+	uint64_t have = a->wal.len;
+	size_t piece = len - have < CHUNK_LEN ? (size_t)(len - have) : CHUNK_LEN;
+	if (piece > r->memory_len - used || have > r->memory_len - used - piece) {
+		return 0;
+	}
+	int32_t rc = grow_memory(r, used + (size_t)have + piece, err);
+	if (rc) {
+		return rc;
+	}
+	int64_t n = us_read_at(a->files.wal_fd, r->memory + used + have, piece, have,
+			       a->source->display, err);
+	if (n <= 0) {
+		return (int32_t)n;
+	}
+	a->wal.len += (uint64_t)n;
+	a->wal.mem = r->memory + used;
+	rc = scan_wal_on(a, err);
+	return rc ? rc : 1;
+}
+
+/* Reads the part of the WAL that counts into memory, piece by piece: behind it
+ * often lie megabytes of an older generation. Returns as read_wal_piece. */
+static int32_t read_wal_to_memory(struct attempt *a, size_t used, struct us_error *err)
+{
+	for (int round = 0; round < WAL_GROWTH_ROUNDS_MAX; round++) {
+		uint64_t len = 0;
+		int32_t rc = wal_len_now(a, &len, err);
+		if (rc) {
+			return rc;
+		}
+		if (len <= a->wal.len) {
+			break;
+		}
+		while (a->wal.len < len && !us_wal_scan_has_ended(&a->wal_scan, a->wal.len)) {
+			rc = read_wal_piece(a, used, len, err);
+			if (rc <= 0) {
+				return rc;
+			}
+		}
+		if (us_wal_scan_has_ended(&a->wal_scan, a->wal.len)) {
+			break;
+		}
+	}
+	a->snapshot_ns = us_clock_wall_ns();
 	return 1;
 }
 
@@ -306,60 +368,57 @@ static int32_t spool_db(struct attempt *a, struct us_error *err)
 	return rc;
 }
 
+/* Goes on in the file; what is committed there goes to the spool. */
 static int32_t spool_wal(struct attempt *a, struct us_error *err)
 {
-	struct stat st;
-	if (fstat(a->files.wal_fd, &st)) {
-		return us_fail_errno(err, errno, "cannot stat \"%s-wal\"", a->source->display);
+	int32_t rc = scan_wal_file(a, err);
+	if (rc) {
+		return rc;
 	}
-	int32_t rc = us_spool_copy(a->reader->spool_fd, a->files.wal_fd, (uint64_t)st.st_size,
-				   a->reader->chunk, CHUNK_LEN, a->source->display,
-				   &a->spool_wal_fd, &a->wal.len, err);
+	rc = us_spool_copy(a->reader->spool_fd, a->files.wal_fd, us_wal_scan_len(&a->wal_scan),
+			   a->reader->chunk, CHUNK_LEN, a->source->display, &a->spool_wal_fd,
+			   &a->wal.len, err);
 	a->wal.fd = a->spool_wal_fd;
 	return rc;
 }
 
-/* Private copies of all parts, in memory where they fit: database first, WAL last. */
+/* USED: bytes of memory that the database takes. */
+static int32_t copy_wal(struct attempt *a, size_t used, struct us_error *err)
+{
+	a->wal = (struct us_source){ .fd = -1 };
+	us_wal_scan_init(&a->wal_scan, &a->files.wal_header, &a->reader->wal_overlay);
+	int32_t rc = used > a->reader->memory_len ? 0 : read_wal_to_memory(a, used, err);
+	return rc > 0 ? 0 : rc < 0 ? rc : spool_wal(a, err);
+}
+
+/* Private copies of all parts, in memory where they fit: database first, WAL last.
+ * (There is no journal: those are never copied.) */
 static int32_t copy_parts(struct attempt *a, struct us_error *err)
 {
-	struct us_reader *r = a->reader;
-	size_t db_used = 0;
-	a->db = a->wal = (struct us_source){ .fd = -1 };
-	int db_fits = a->files.db.len <= r->memory_len;
-	if (db_fits) {
+	size_t used = 0;
+	int32_t rc = 0;
+	a->db = (struct us_source){ .fd = -1 };
+	int in_memory = a->files.db.len <= a->reader->memory_len;
+	if (in_memory) {
 		int64_t n = read_db_to_memory(a, err);
 		if (n < 0) {
 			return (int32_t)n;
 		}
 		a->db.len = (uint64_t)n;
-		db_used = ((size_t)n + 7) & ~(size_t)7;
+		used = ((size_t)n + 7) & ~(size_t)7;
 	} else {
-		int32_t rc = spool_db(a, err);
-		if (rc) {
-			return rc;
-		}
+		rc = spool_db(a, err);
 	}
-	if (a->use_wal) {
-		int32_t rc = db_used > r->memory_len ? 0 : read_wal_to_memory(a, db_used, err);
-		if (rc < 0) {
-			return rc;
-		}
-		int wal_fits = rc;
-		rc = wal_fits ? 0 : spool_wal(a, err);
-		if (rc) {
-			return rc;
-		}
-		a->wal.mem = wal_fits ? r->memory + db_used : NULL;
-		a->snapshot_ns = us_clock_wall_ns();
+	if (!rc && a->use_wal) {
+		rc = copy_wal(a, used, err);
 	}
-	a->db.mem = db_fits ? r->memory : NULL;
-	return 0;
+	a->db.mem = in_memory ? a->reader->memory : NULL; /* which may have moved */
+	return rc;
 }
 
 static void use_files(struct attempt *a)
 {
 	a->db = (struct us_source){ .fd = a->files.db_fd, .len = a->files.db.len };
-	a->wal = (struct us_source){ .fd = a->files.wal_fd, .len = a->files.wal.len };
 	a->journal = (struct us_source){ .fd = a->files.journal_fd, .len = a->files.journal.len };
 }
 
@@ -411,36 +470,13 @@ static int32_t scan_journal(struct attempt *a, struct us_error *err)
 	return 0;
 }
 
-/* A WAL on disk may grow under the scan: follow it, some way. */
-static int32_t scan_wal(struct attempt *a, struct us_error *err)
+static void finish_wal(struct attempt *a)
 {
-	struct us_reader *r = a->reader;
-	us_wal_scan_init(&a->wal_scan, &a->files.wal_header, &r->wal_overlay);
-	for (int round = 0; round < WAL_GROWTH_ROUNDS_MAX; round++) {
-		struct us_window window = { .source = &a->wal, .what = a->source->display,
-					    .buf = r->chunk, .cap = CHUNK_LEN };
-		int32_t rc = us_wal_scan_run(&a->wal_scan, &window, &r->wal_overlay, err);
-		if (rc || !a->is_live) {
-			if (rc) {
-				return rc;
-			}
-			break;
-		}
-		struct stat st;
-		if (fstat(a->files.wal_fd, &st)) {
-			return us_fail_errno(err, errno, "cannot stat \"%s-wal\"", a->source->display);
-		}
-		a->snapshot_ns = us_clock_wall_ns();
-		if ((uint64_t)st.st_size <= a->wal.len) {
-			break;
-		}
-		a->wal.len = (uint64_t)st.st_size;
-	}
-	us_wal_scan_finish(&a->wal_scan, &r->wal_overlay);
-	r->wal_overlay.source = a->wal;
+	struct us_overlay *overlay = &a->reader->wal_overlay;
+	us_wal_scan_finish(&a->wal_scan, overlay);
+	overlay->source = a->wal;
 	a->image.wal_page_count = a->wal_scan.page_count;
 	a->image.wal_page_size = a->files.wal_header.page_size;
-	return 0;
 }
 
 static int32_t scan_parts(struct attempt *a, struct us_error *err)
@@ -453,8 +489,13 @@ static int32_t scan_parts(struct attempt *a, struct us_error *err)
 		.journal = &a->reader->journal_overlay,
 	};
 	int32_t rc = a->use_journal ? scan_journal(a, err) : 0;
+	if (!rc && a->use_wal && a->is_live) {
+		us_wal_scan_init(&a->wal_scan, &a->files.wal_header, &a->reader->wal_overlay);
+		rc = scan_wal_file(a, err);
+	}
+	/* SQLite deletes the WAL of a database of no bytes. */
 	if (!rc && a->use_wal && a->image.base_len != 0) {
-		rc = scan_wal(a, err);
+		finish_wal(a);
 	}
 	return rc;
 }
@@ -512,7 +553,14 @@ static int32_t run_private(struct attempt *a, const struct us_image_sink *sink,
 	if (!rc && needs_quiet(a)) {
 		rc = second_look(a, err);
 	}
-	return rc ? rc : deliver(a, sink, info, err);
+	if (rc) {
+		return rc;
+	}
+	if (a->shared) {
+		us_unlock(a->files.db_fd);
+		a->shared = 0;
+	}
+	return deliver(a, sink, info, err);
 }
 
 static int is_verdict(int32_t rc)
@@ -565,6 +613,20 @@ static int32_t run_large_wal(struct attempt *a, const struct us_image_sink *sink
 	return run_private(a, sink, info, err);
 }
 
+/* A large database without a WAL. Under SHARED from a copy: that is made faster
+ * than the image is used, so writers wait less long. */
+static int32_t run_large(struct attempt *a, const struct us_image_sink *sink,
+			 struct us_image_info *info, struct us_error *err)
+{
+	if (a->shared) {
+		int32_t rc = run_private(a, sink, info, err);
+		if (rc != US_E_NOSPACE || a->image.sink_failed) {
+			return rc;
+		}
+	}
+	return run_live(a, sink, info, err);
+}
+
 static int32_t run(struct attempt *a, const struct us_image_sink *sink, struct us_image_info *info,
 		   struct us_error *err)
 {
@@ -585,7 +647,7 @@ static int32_t run(struct attempt *a, const struct us_image_sink *sink, struct u
 	    wal_len <= a->reader->memory_len - a->files.db.len) {
 		return run_private(a, sink, info, err);
 	}
-	return a->use_wal ? run_large_wal(a, sink, info, err) : run_live(a, sink, info, err);
+	return a->use_wal ? run_large_wal(a, sink, info, err) : run_large(a, sink, info, err);
 }
 
 /* Looks; takes SHARED first where that helps, and looks under it. */

@@ -3,7 +3,8 @@
  * The page map: an array of 64-bit keys, sorted in place. glibc's qsort would
  * take a second array of the same size from the heap, which breaks the budget of
  * 8 bytes a frame; heapsort takes none and has no bad case that a crafted WAL
- * could aim at. The keys of one transaction often arrive in order already.
+ * could aim at. The keys of one transaction often arrive in order already. The array grows
+ * with the frames that are valid, never with the length that a file claims.
  */
 #include "overlay.h"
 
@@ -28,20 +29,15 @@ void us_overlay_done(struct us_overlay *overlay)
 	*overlay = (struct us_overlay){ .source = { .fd = -1 } };
 }
 
-int32_t us_overlay_reserve(struct us_overlay *overlay, size_t count, struct us_error *err)
+static int32_t grow(struct us_overlay *overlay, struct us_error *err)
 {
-	if (count <= overlay->cap) {
-		return 0;
-	}
-	if (count < KEYS_MIN) {
-		count = KEYS_MIN;
-	}
-	uint64_t *keys = us_realloc(overlay->keys, us_size_mul(count, sizeof(*keys)));
+	size_t cap = us_size_add(overlay->cap, overlay->cap / 4 + KEYS_MIN);
+	uint64_t *keys = us_realloc(overlay->keys, us_size_mul(cap, sizeof(*keys)));
 	if (!keys) {
 		return us_fail_nomem(err);
 	}
 	overlay->keys = keys;
-	overlay->cap = count;
+	overlay->cap = cap;
 	return 0;
 }
 
@@ -49,8 +45,7 @@ int32_t us_overlay_add(struct us_overlay *overlay, uint32_t pgno, uint32_t place
 		       struct us_error *err)
 {
 	if (overlay->count == overlay->cap) {
-		size_t more = us_size_add(overlay->cap, overlay->cap / 4 + KEYS_MIN);
-		int32_t rc = us_overlay_reserve(overlay, more, err);
+		int32_t rc = grow(overlay, err);
 		if (rc) {
 			return rc;
 		}

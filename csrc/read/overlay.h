@@ -25,9 +25,8 @@ struct us_overlay {
 void us_overlay_reset(struct us_overlay *overlay);
 void us_overlay_done(struct us_overlay *overlay);
 
-/* Room for COUNT keys in all. 0 or US_E_NOMEM. */
-int32_t us_overlay_reserve(struct us_overlay *overlay, size_t count, struct us_error *err);
-/* Adds a version; a place must be larger than those of the same page before it. */
+/* Adds a version; a place must be larger than those of the same page before it.
+ * 0 or US_E_NOMEM. */
 int32_t us_overlay_add(struct us_overlay *overlay, uint32_t pgno, uint32_t place,
 		       struct us_error *err);
 /* Sorts by page and drops all versions of a page but the last. After that: */

@@ -99,22 +99,31 @@ static int frame_is_next(struct us_wal_scan *scan, const uint8_t *frame)
 	return 1;
 }
 
+static uint64_t frames_len(const struct us_wal_scan *scan, uint32_t frame_count)
+{
+	uint64_t frame_len = US_WAL_FRAME_HEADER_LEN + scan->header.page_size;
+	return US_WAL_HEADER_LEN + frame_count * frame_len;
+}
+
+int us_wal_scan_has_ended(const struct us_wal_scan *scan, uint64_t len)
+{
+	/* Frame numbers are 32 bits in SQLite too. */
+	return scan->frame_count == UINT32_MAX || frames_len(scan, scan->frame_count + 1) <= len;
+}
+
+uint64_t us_wal_scan_len(const struct us_wal_scan *scan)
+{
+	return frames_len(scan, scan->committed_frames);
+}
+
 int32_t us_wal_scan_run(struct us_wal_scan *scan, struct us_window *window,
 			struct us_overlay *overlay, struct us_error *err)
 {
 	size_t frame_len = overlay->stride;
-	uint64_t limit = window->source->len < US_WAL_HEADER_LEN
-				 ? 0
-				 : (window->source->len - US_WAL_HEADER_LEN) / frame_len;
-	int32_t rc = us_overlay_reserve(overlay, limit, err);
-	if (rc) {
-		return rc;
-	}
-	/* Frame numbers are 32 bits in SQLite too. */
-	while (scan->frame_count < limit && scan->frame_count < UINT32_MAX) {
+	while (scan->frame_count < UINT32_MAX) {
 		const uint8_t *frame;
-		uint64_t off = US_WAL_HEADER_LEN + (uint64_t)scan->frame_count * frame_len;
-		rc = us_window_view(window, off, frame_len, &frame, err);
+		uint64_t off = frames_len(scan, scan->frame_count);
+		int32_t rc = us_window_view(window, off, frame_len, &frame, err);
 		if (rc) {
 			return rc;
 		}
@@ -129,7 +138,7 @@ int32_t us_wal_scan_run(struct us_wal_scan *scan, struct us_window *window,
 		uint32_t commit_pages = us_get_be32(frame + 4);
 		if (commit_pages) {
 			scan->page_count = commit_pages;
-			scan->committed_keys = overlay->count;
+			scan->committed_frames = scan->frame_count;
 		}
 	}
 	return 0;
@@ -137,6 +146,6 @@ int32_t us_wal_scan_run(struct us_wal_scan *scan, struct us_window *window,
 
 void us_wal_scan_finish(struct us_wal_scan *scan, struct us_overlay *overlay)
 {
-	overlay->count = scan->committed_keys;
+	overlay->count = scan->committed_frames; /* one key each */
 	us_overlay_seal(overlay);
 }

@@ -27,9 +27,9 @@ int us_wal_header_parse(const uint8_t *bytes, size_t len, struct us_wal_header *
 struct us_wal_scan {
 	struct us_wal_header header;
 	struct us_wal_sum sum; /* over all valid frames so far */
-	uint32_t frame_count;  /* valid frames so far */
-	size_t committed_keys; /* keys up to the last commit frame */
-	uint32_t page_count;   /* image size of the last commit; 0: no commit yet */
+	uint32_t frame_count;	   /* valid frames so far */
+	uint32_t committed_frames; /* those up to the last commit frame */
+	uint32_t page_count;	   /* image size of the last commit; 0: no commit yet */
 };
 
 void us_wal_scan_init(struct us_wal_scan *scan, const struct us_wal_header *header,
@@ -41,6 +41,12 @@ void us_wal_scan_init(struct us_wal_scan *scan, const struct us_wal_header *head
  */
 int32_t us_wal_scan_run(struct us_wal_scan *scan, struct us_window *window,
 			struct us_overlay *overlay, struct us_error *err);
+
+/* Whether the scan met a frame that is not valid, not only the end of LEN bytes:
+ * the rest is left over from an older generation, or not written yet. */
+int us_wal_scan_has_ended(const struct us_wal_scan *scan, uint64_t len);
+/* Length of the file up to the last commit frame. */
+uint64_t us_wal_scan_len(const struct us_wal_scan *scan);
 
 /* Drops what no commit frame follows, and seals the overlay. */
 void us_wal_scan_finish(struct us_wal_scan *scan, struct us_overlay *overlay);

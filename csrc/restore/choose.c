@@ -33,7 +33,7 @@ struct found {
 
 struct listing {
 	size_t prefix_len; /* of "<key prefix>/" */
-	int all;	   /* 0: only the newest is kept */
+	int all;           /* 0: only the newest is kept */
 	const _Atomic uint32_t *cancel;
 	struct found *found;
 	size_t count, cap;
@@ -51,7 +51,8 @@ int32_t us_choose_name(int32_t rc, const char *key, struct us_error *err)
 	}
 	char reason[US_ERROR_MESSAGE_LEN], shown[US_ESCAPE_SHOW_LEN];
 	memcpy(reason, err->message, sizeof(reason));
-	return us_fail(err, rc, "backup \"%s\": %s", us_escape_show(key, strlen(key), shown), reason);
+	return us_fail(err, rc, "backup \"%s\": %s", us_escape_show(key, strlen(key), shown),
+		       reason);
 }
 
 /* ------------------------------------------------------------------ listing */
@@ -113,7 +114,8 @@ static int32_t list_objects(const struct us_origin *o, struct listing *l, struct
 	char prefix[US_KEY_LEN_MAX + 2];
 	int len = snprintf(prefix, sizeof(prefix), "%s/", o->key_prefix);
 	if (len < 0 || (size_t)len >= sizeof(prefix)) {
-		return us_fail(err, US_E_NAME, "a key of %zu bytes is too long", strlen(o->key_prefix));
+		return us_fail(err, US_E_NAME, "a key of %zu bytes is too long",
+			       strlen(o->key_prefix));
 	}
 	l->prefix_len = (size_t)len;
 	us_error_clear(err);
@@ -122,7 +124,8 @@ static int32_t list_objects(const struct us_origin *o, struct listing *l, struct
 		return us_fail_nomem(err);
 	}
 	if (rc == US_E_UNSUPPORTED && l->count == OBJECT_COUNT_MAX) {
-		return us_fail(err, rc, "more than %u backups of \"%s\"", OBJECT_COUNT_MAX, o->escaped_path);
+		return us_fail(err, rc, "more than %u backups of \"%s\"", OBJECT_COUNT_MAX,
+			       o->escaped_path);
 	}
 	if (rc == US_E_CANCELED) {
 		return us_fail(err, rc, "canceled");
@@ -156,15 +159,16 @@ static int32_t take_tail(void *arg, const uint8_t *data, size_t data_len, struct
 {
 	struct tail *tail = arg;
 	if (data_len > sizeof(tail->data) - tail->len) {
-		return us_fail(err, US_E_IO, "the target sent more of the object than was asked for");
+		return us_fail(err, US_E_IO,
+			       "the target sent more of the object than was asked for");
 	}
 	memcpy(tail->data + tail->len, data, data_len);
 	tail->len += data_len;
 	return us_check_cancel(tail->cancel, err);
 }
 
-int32_t us_choose_check(const struct us_origin *o, const char *key, const struct us_trailer *trailer,
-			struct us_error *err)
+int32_t us_choose_check(const struct us_origin *o, const char *key,
+			const struct us_trailer *trailer, struct us_error *err)
 {
 	if (strcmp(trailer->path, o->escaped_path) == 0) {
 		return 0;
@@ -175,8 +179,9 @@ int32_t us_choose_check(const struct us_origin *o, const char *key, const struct
 	return us_choose_name(US_E_OBJECT, key, err);
 }
 
-int32_t us_choose_trailer(const struct us_origin *o, const char *key, struct us_trailer *ret_trailer,
-			  uint64_t *ret_object_len, struct us_error *err)
+int32_t us_choose_trailer(const struct us_origin *o, const char *key,
+			  struct us_trailer *ret_trailer, uint64_t *ret_object_len,
+			  struct us_error *err)
 {
 	struct tail *tail = us_alloc(sizeof(*tail));
 	if (!tail) {
@@ -184,8 +189,8 @@ int32_t us_choose_trailer(const struct us_origin *o, const char *key, struct us_
 	}
 	tail->cancel = o->cancel;
 	tail->len = 0;
-	int32_t rc = o->store->ops->get(o->store, key, -US_TRAILER_LEN_MAX, UINT64_MAX, take_tail, tail,
-					ret_object_len, err);
+	int32_t rc = o->store->ops->get(o->store, key, -US_TRAILER_LEN_MAX, UINT64_MAX, take_tail,
+					tail, ret_object_len, err);
 	if (!rc) {
 		rc = us_trailer_parse(tail->data, tail->len, ret_trailer, NULL, err);
 		rc = us_choose_name(rc, key, err);
@@ -199,14 +204,15 @@ int32_t us_choose_trailer(const struct us_origin *o, const char *key, struct us_
 static int32_t fail_none(const struct us_origin *o, int64_t timestamp_ns, int64_t earliest_ns,
 			 struct us_error *err)
 {
-	char shown[US_ESCAPE_SHOW_LEN], wanted[US_TIME_RFC3339_LEN + 1] = "1970",
-						earliest[US_TIME_RFC3339_LEN + 1];
+	char shown[US_ESCAPE_SHOW_LEN],
+		wanted[US_TIME_RFC3339_LEN + 1] = "1970", earliest[US_TIME_RFC3339_LEN + 1];
 	if (timestamp_ns >= 0) {
 		us_time_rfc3339_format(timestamp_ns, wanted);
 	}
 	us_time_rfc3339_format(earliest_ns, earliest);
-	return us_fail(err, US_E_NOTFOUND, "no backup of \"%s\" is as old as %s; the earliest is of %s",
-		       us_escape_show(o->escaped_path, strlen(o->escaped_path), shown), wanted, earliest);
+	return us_fail(
+		err, US_E_NOTFOUND, "no backup of \"%s\" is as old as %s; the earliest is of %s",
+		us_escape_show(o->escaped_path, strlen(o->escaped_path), shown), wanted, earliest);
 }
 
 /* The last of L whose snapshot time is not after TIMESTAMP_NS. */

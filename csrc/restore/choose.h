@@ -9,8 +9,8 @@
 /* Which database's objects, and where they are. Everything is borrowed. */
 struct us_origin {
 	struct us_store *store;
-	const char *key_prefix;	  /* of the objects, without a trailing slash */
-	const char *escaped_path; /* what their trailers must say */
+	const char *key_prefix;         /* of the objects, without a trailing slash */
+	const char *escaped_path;       /* what their trailers must say */
 	const _Atomic uint32_t *cancel; /* may be NULL */
 };
 
@@ -31,8 +31,8 @@ int32_t us_check_cancel(const _Atomic uint32_t *cancel, struct us_error *err);
  * where one exists); US_E_OBJECT for a trailer that had to be looked at and is
  * damaged: no older object is taken in its place.
  */
-int32_t us_choose(const struct us_origin *origin, int64_t timestamp_ns, struct us_choice *ret_choice,
-		  struct us_error *err);
+int32_t us_choose(const struct us_origin *origin, int64_t timestamp_ns,
+		  struct us_choice *ret_choice, struct us_error *err);
 
 /* Reads the trailer of object KEY, checked with us_choose_check. RET_OBJECT_LEN
  * (may be NULL): bytes of the object. */

@@ -46,12 +46,14 @@ struct fetch {
 
 static const uint8_t magic[16] = "SQLite format 3";
 
-static int32_t write_all(struct fetch *f, const uint8_t *data, size_t data_len, struct us_error *err)
+static int32_t write_all(struct fetch *f, const uint8_t *data, size_t data_len,
+			 struct us_error *err)
 {
 	while (data_len > 0) {
 		ssize_t n = write(f->fd, data, data_len);
 		if (n < 0 && errno != EINTR) {
-			return us_fail_errno(err, errno, "cannot write the restored file beside \"%s\"",
+			return us_fail_errno(err, errno,
+					     "cannot write the restored file beside \"%s\"",
 					     f->shown);
 		}
 		if (n > 0) {
@@ -97,18 +99,20 @@ static int32_t check_header(const struct fetch *f, const struct us_trailer *trai
 	}
 	uint32_t page_size = us_get_be16(header + 16);
 	page_size = page_size == 1 ? 65536 : page_size;
-	if (page_size < 512 || (page_size & (page_size - 1)) != 0 || page_size != trailer->page_size) {
-		return us_fail(err, US_E_OBJECT, "page size %u in its database, %u in its trailer", page_size,
-			       trailer->page_size);
+	if (page_size < 512 || (page_size & (page_size - 1)) != 0 ||
+	    page_size != trailer->page_size) {
+		return us_fail(err, US_E_OBJECT, "page size %u in its database, %u in its trailer",
+			       page_size, trailer->page_size);
 	}
 	uint64_t page_count = us_get_be32(header + 28);
 	if (page_count == 0 || us_get_be32(header + 24) != us_get_be32(header + 92)) {
 		page_count = trailer->database_len / page_size;
 	}
 	if (page_count * page_size != trailer->database_len) {
-		return us_fail(err, US_E_OBJECT, "its database has %llu bytes, not %llu pages of %u",
-			       (unsigned long long)trailer->database_len, (unsigned long long)page_count,
-			       page_size);
+		return us_fail(err, US_E_OBJECT,
+			       "its database has %llu bytes, not %llu pages of %u",
+			       (unsigned long long)trailer->database_len,
+			       (unsigned long long)page_count, page_size);
 	}
 	return 0;
 }
@@ -122,14 +126,16 @@ int32_t us_fetch(const struct us_origin *o, struct us_choice *choice, int fd, co
 		image_len_max = choice->object_len * LZ4_RATIO_MAX + IMAGE_LEN_SPARE;
 	}
 	if (ftruncate(fd, 0) || lseek(fd, 0, SEEK_SET) < 0) {
-		return us_fail_errno(err, errno, "cannot write the restored file beside \"%s\"", shown);
+		return us_fail_errno(err, errno, "cannot write the restored file beside \"%s\"",
+				     shown);
 	}
 	int32_t rc = us_decoder_new(take_image, &f, image_len_max, &f.decoder, err);
 	if (rc) {
 		return rc;
 	}
 	uint64_t object_len;
-	rc = o->store->ops->get(o->store, choice->key, 0, UINT64_MAX, take_object, &f, &object_len, err);
+	rc = o->store->ops->get(o->store, choice->key, 0, UINT64_MAX, take_object, &f, &object_len,
+				err);
 	if (!rc) {
 		rc = us_decoder_end(f.decoder, ret_trailer, err);
 	}
@@ -199,7 +205,8 @@ static int32_t run_check(sqlite3 *db, const char *sql, const char *shown, struct
 		rc = !text ? us_fail_nomem(err)
 		     : strcmp(text, "ok") == 0
 			     ? 0
-			     : us_fail(err, US_E_CORRUPT, "integrity check of \"%s\" failed: %s", shown, text);
+			     : us_fail(err, US_E_CORRUPT, "integrity check of \"%s\" failed: %s",
+				       shown, text);
 	} else {
 		rc = fail_sqlite(db, sqlite_rc, shown, err);
 	}
@@ -217,13 +224,15 @@ int32_t us_fetch_check(int fd, uint32_t integrity_check, const char *shown,
 	(void)snprintf(uri, sizeof(uri), "file:/proc/self/fd/%d?mode=ro&immutable=1", fd);
 	sqlite3 *db = NULL;
 	int32_t rc;
-	const int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE;
+	const int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX |
+			  SQLITE_OPEN_PRIVATECACHE;
 	int sqlite_rc = sqlite3_open_v2(uri, &db, flags, NULL);
 	if (sqlite_rc == SQLITE_OK) {
 		/* The schema is not trusted: no side effects through views or triggers. */
 		(void)sqlite3_db_config(db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
 		(void)sqlite3_db_config(db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
-		sqlite3_progress_handler(db, PROGRESS_STEPS, on_progress, (void *)(uintptr_t)cancel);
+		sqlite3_progress_handler(db, PROGRESS_STEPS, on_progress,
+					 (void *)(uintptr_t)cancel);
 		rc = run_check(db,
 			       integrity_check == US_INTEGRITY_QUICK ? "PRAGMA quick_check(1)"
 								     : "PRAGMA integrity_check(1)",

@@ -91,7 +91,8 @@ int32_t us_output_open(struct us_output *o, const char *path, struct us_error *e
 	*o = (struct us_output){ .path = path, .dir_fd = -1, .temp_fd = -1 };
 	(void)us_escape_show(path, len, o->shown);
 	if (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
-		return us_fail(err, US_E_ARG, "output path \"%s\" does not end in a file name", o->shown);
+		return us_fail(err, US_E_ARG, "output path \"%s\" does not end in a file name",
+			       o->shown);
 	}
 	size_t dir_len = slash ? (size_t)(slash - path) : 0;
 	if (strlen(name) > NAME_MAX || dir_len >= sizeof(o->dir)) {
@@ -111,7 +112,8 @@ int32_t us_output_open(struct us_output *o, const char *path, struct us_error *e
 int us_output_has_temp(const struct us_output *o)
 {
 	struct stat ours, there;
-	return !fstat(o->temp_fd, &ours) && !fstatat(o->dir_fd, o->temp, &there, AT_SYMLINK_NOFOLLOW) &&
+	return !fstat(o->temp_fd, &ours) &&
+	       !fstatat(o->dir_fd, o->temp, &there, AT_SYMLINK_NOFOLLOW) &&
 	       ours.st_ino == there.st_ino && ours.st_dev == there.st_dev;
 }
 
@@ -183,17 +185,18 @@ static int32_t check_kind(const struct us_output *o, const struct stat *st, int 
 			  struct us_error *err)
 {
 	if (S_ISLNK(st->st_mode)) {
-		return us_fail(err, US_E_EXISTS,
-			       "cannot restore, output path is a symbolic link, which is not followed: %s",
-			       o->shown);
+		return us_fail(
+			err, US_E_EXISTS,
+			"cannot restore, output path is a symbolic link, which is not followed: %s",
+			o->shown);
 	}
 	if (S_ISDIR(st->st_mode)) {
 		return us_fail(err, US_E_EXISTS, "cannot restore, output path is a directory: %s",
 			       o->shown);
 	}
 	if (!S_ISREG(st->st_mode)) {
-		return us_fail(err, US_E_EXISTS, "cannot restore, output path is not a regular file: %s",
-			       o->shown);
+		return us_fail(err, US_E_EXISTS,
+			       "cannot restore, output path is not a regular file: %s", o->shown);
 	}
 	if (st->st_size > 0 && !force) {
 		return us_fail(err, US_E_EXISTS,
@@ -204,7 +207,8 @@ static int32_t check_kind(const struct us_output *o, const struct stat *st, int 
 	return 0;
 }
 
-int32_t us_output_check(const struct us_output *o, int force, int *ret_present, struct us_error *err)
+int32_t us_output_check(const struct us_output *o, int force, int *ret_present,
+			struct us_error *err)
 {
 	struct stat st;
 	int32_t present = us_output_stat(o, o->name, &st, err);
@@ -221,10 +225,11 @@ int32_t us_output_check(const struct us_output *o, int force, int *ret_present, 
 			return side;
 		}
 		if (side) {
-			return us_fail(err, US_E_EXISTS,
-				       "cannot restore, SQLite sidecar path already exists: %s%s. Use "
-				       "-force to overwrite",
-				       o->shown, side_suffix[i]);
+			return us_fail(
+				err, US_E_EXISTS,
+				"cannot restore, SQLite sidecar path already exists: %s%s. Use "
+				"-force to overwrite",
+				o->shown, side_suffix[i]);
 		}
 	}
 	*ret_present = present;
@@ -234,9 +239,12 @@ int32_t us_output_check(const struct us_output *o, int force, int *ret_present, 
 /* ------------------------------------------------------------------- locks */
 
 /* 1 with the kind and owner of a lock in the way of a write lock, 0, or US_E_IO. */
-static int32_t ask_lock(int fd, off_t start, off_t len, struct flock *ret_lock, struct us_error *err)
+static int32_t ask_lock(int fd, off_t start, off_t len, struct flock *ret_lock,
+			struct us_error *err)
 {
-	*ret_lock = (struct flock){ .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = start, .l_len = len };
+	*ret_lock = (struct flock){
+		.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = start, .l_len = len
+	};
 	if (fcntl(fd, F_OFD_GETLK, ret_lock)) {
 		(void)us_fail_errno(err, errno, "cannot ask for locks");
 		return US_E_IO;
@@ -251,9 +259,10 @@ static int32_t fail_busy(const struct us_output *o, const struct flock *lock, co
 	if (lock->l_pid > 0) {
 		(void)snprintf(who, sizeof(who), "process %d", (int)lock->l_pid);
 	}
-	return us_fail(err, US_E_BUSY,
-		       "cannot restore, database is in use: %s holds %s of %s. Stop its application first",
-		       who, what, o->shown);
+	return us_fail(
+		err, US_E_BUSY,
+		"cannot restore, database is in use: %s holds %s of %s. Stop its application first",
+		who, what, o->shown);
 }
 
 static int32_t probe_db(const struct us_output *o, int fd, struct us_error *err)
@@ -287,8 +296,9 @@ static int32_t probe_shm(const struct us_output *o, int fd, struct us_error *err
 		return rc;
 	}
 	int is_dms = lock.l_start + lock.l_len > SHM_DMS;
-	return fail_busy(o, &lock, is_dms ? "an open WAL connection (DMS lock on the -shm)"
-					  : "a WAL-index lock on the -shm",
+	return fail_busy(o, &lock,
+			 is_dms ? "an open WAL connection (DMS lock on the -shm)"
+				: "a WAL-index lock on the -shm",
 			 err);
 }
 
@@ -301,15 +311,16 @@ static int open_for_locks(const struct us_output *o, const char *name, int acces
 	int fd = openat(o->dir_fd, name, access | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
 	if (fd < 0) {
 		if (errno != ENOENT && errno != ENAMETOOLONG) {
-			*ret_rc = us_fail_errno(err, errno, "cannot open \"%s\" to see who uses it", o->shown);
+			*ret_rc = us_fail_errno(err, errno, "cannot open \"%s\" to see who uses it",
+						o->shown);
 		}
 		return -1;
 	}
 	if (fstat(fd, &st) || fstatat(o->dir_fd, name, &now, AT_SYMLINK_NOFOLLOW) ||
 	    st.st_ino != now.st_ino || st.st_dev != now.st_dev || !S_ISREG(st.st_mode)) {
 		(void)close(fd); /* nothing was done with it */
-		*ret_rc = us_fail(err, US_E_BUSY, "cannot restore, \"%s\" or its -shm is being replaced",
-				  o->shown);
+		*ret_rc = us_fail(err, US_E_BUSY,
+				  "cannot restore, \"%s\" or its -shm is being replaced", o->shown);
 		return -1;
 	}
 	return fd;
@@ -323,7 +334,8 @@ static int32_t check_dotfile(const struct us_output *o, struct us_error *err)
 	(void)snprintf(name, sizeof(name), "%s.lock", o->name);
 	int32_t rc = us_output_stat(o, name, &st, err);
 	if (rc > 0 && S_ISDIR(st.st_mode)) {
-		return us_fail(err, US_E_BUSY, "cannot restore, database is in use: %s.lock exists", o->shown);
+		return us_fail(err, US_E_BUSY, "cannot restore, database is in use: %s.lock exists",
+			       o->shown);
 	}
 	return rc < 0 ? rc : 0;
 }
@@ -346,7 +358,9 @@ int32_t us_output_probe(const struct us_output *o, struct us_error *err)
 /* 0, US_E_BUSY without a message, or US_E_IO. */
 static int32_t take_lock(int fd, off_t start, off_t len, struct us_error *err)
 {
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = start, .l_len = len };
+	struct flock lock = {
+		.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = start, .l_len = len
+	};
 	if (!fcntl(fd, F_OFD_SETLK, &lock)) {
 		return 0;
 	}
@@ -410,7 +424,8 @@ void us_output_unlock(struct us_output_locks *locks)
 	locks->db_fd = locks->shm_fd = -1;
 }
 
-int32_t us_output_enter(const struct us_output *o, const _Atomic uint32_t *cancel, struct us_error *err)
+int32_t us_output_enter(const struct us_output *o, const _Atomic uint32_t *cancel,
+			struct us_error *err)
 {
 	int64_t end_ns = us_clock_mono_ns() + ENTER_WAIT_NS;
 	while (flock(o->dir_fd, LOCK_EX | LOCK_NB)) {
@@ -421,7 +436,8 @@ int32_t us_output_enter(const struct us_output *o, const _Atomic uint32_t *cance
 			return us_fail(err, US_E_CANCELED, "canceled");
 		}
 		if (us_clock_mono_ns() > end_ns) {
-			return us_fail(err, US_E_BUSY, "another process keeps the directory of \"%s\" locked",
+			return us_fail(err, US_E_BUSY,
+				       "another process keeps the directory of \"%s\" locked",
 				       o->shown);
 		}
 		us_clock_sleep_ns(ENTER_PAUSE_NS);
@@ -436,9 +452,10 @@ void us_output_leave(const struct us_output *o)
 
 int32_t us_output_sync_dir(const struct us_output *o, struct us_error *err)
 {
-	return fsync(o->dir_fd) ? us_fail_errno(err, errno, "cannot make the directory of \"%s\" durable",
-						o->shown)
-				: 0;
+	return fsync(o->dir_fd)
+		       ? us_fail_errno(err, errno, "cannot make the directory of \"%s\" durable",
+				       o->shown)
+		       : 0;
 }
 
 /* ----------------------------------------------- directory and temporary file */
@@ -460,7 +477,8 @@ static int32_t sync_parent(const struct us_output *o, const char *path, struct u
 	if (fd >= 0) {
 		(void)close(fd); /* a directory */
 	}
-	return failed ? us_fail_errno(err, saved, "cannot make the directory of \"%s\" durable", o->shown)
+	return failed ? us_fail_errno(err, saved, "cannot make the directory of \"%s\" durable",
+				      o->shown)
 		      : 0;
 }
 
@@ -484,13 +502,14 @@ static int32_t make_dir(struct us_output *o, struct us_error *err)
 				return rc;
 			}
 		} else if (errno != EEXIST) {
-			return us_fail_errno(err, errno, "cannot create the directory of \"%s\"", o->shown);
+			return us_fail_errno(err, errno, "cannot create the directory of \"%s\"",
+					     o->shown);
 		}
 	}
 	int32_t rc = open_dir(o, err);
-	return !rc && o->dir_fd < 0 ? us_fail_errno(err, ENOENT, "cannot open the directory of \"%s\"",
-						    o->shown)
-				    : rc;
+	return !rc && o->dir_fd < 0
+		       ? us_fail_errno(err, ENOENT, "cannot open the directory of \"%s\"", o->shown)
+		       : rc;
 }
 
 /* Removes what a killed restore left; US_E_BUSY if it lives. */
@@ -498,17 +517,20 @@ static int32_t remove_leftover(const struct us_output *o, struct us_error *err)
 {
 	struct flock lock = { .l_type = F_UNLCK };
 	int32_t rc = 0;
-	int fd = openat(o->dir_fd, o->temp, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+	int fd = openat(o->dir_fd, o->temp,
+			O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
 	if (fd >= 0) {
 		rc = ask_lock(fd, 0, 1, &lock, err);
 		(void)close(fd); /* not written to */
 	}
 	if (rc) {
 		return rc < 0 ? rc
-			      : us_fail(err, US_E_BUSY, "another restore of \"%s\" is under way", o->shown);
+			      : us_fail(err, US_E_BUSY, "another restore of \"%s\" is under way",
+					o->shown);
 	}
 	if (unlinkat(o->dir_fd, o->temp, 0) && errno != ENOENT) {
-		return us_fail_errno(err, errno, "cannot remove \"%s\" beside \"%s\"", o->temp, o->shown);
+		return us_fail_errno(err, errno, "cannot remove \"%s\" beside \"%s\"", o->temp,
+				     o->shown);
 	}
 	return 0;
 }
@@ -524,9 +546,11 @@ static int create_temp(const struct us_output *o, const _Atomic uint32_t *cancel
 	}
 	*ret_rc = remove_leftover(o, err);
 	if (!*ret_rc) {
-		fd = openat(o->dir_fd, o->temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+		fd = openat(o->dir_fd, o->temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+			    0600);
 		if (fd < 0 && errno != ENOENT) {
-			*ret_rc = us_fail_errno(err, errno, "cannot create a file beside \"%s\"", o->shown);
+			*ret_rc = us_fail_errno(err, errno, "cannot create a file beside \"%s\"",
+						o->shown);
 		}
 	}
 	if (fd >= 0) {

@@ -20,12 +20,12 @@
 #define US_HIDDEN_NAME_LEN_MAX 40
 
 struct us_output {
-	const char *path; /* borrowed */
+	const char *path;               /* borrowed */
 	char shown[US_ESCAPE_SHOW_LEN]; /* path for messages */
 	char dir[PATH_MAX];
 	size_t made_len; /* of the first directory that was made, a prefix of DIR; 0: none */
-	int dir_fd;	 /* -1: the directory does not exist (yet) */
-	int temp_fd;	 /* the file being restored, or -1 */
+	int dir_fd;      /* -1: the directory does not exist (yet) */
+	int temp_fd;     /* the file being restored, or -1 */
 	char name[NAME_MAX + 1];
 	char side[US_SIDE_COUNT][US_SIDE_NAME_LEN_MAX + 1];
 	/* Hidden names, the same in every restore of this output; place.c. */
@@ -54,7 +54,8 @@ int32_t us_output_stat(const struct us_output *o, const char *name, struct stat 
  * file) or a side file unless FORCE, and always for what is no regular file.
  * Then 0 with RET_PRESENT: 1 if a file has the name.
  */
-int32_t us_output_check(const struct us_output *o, int force, int *ret_present, struct us_error *err);
+int32_t us_output_check(const struct us_output *o, int force, int *ret_present,
+			struct us_error *err);
 
 /* US_E_BUSY if anybody holds one of SQLite's locks on the database or its -shm.
  * Takes none. */

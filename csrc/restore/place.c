@@ -61,7 +61,8 @@
 static int32_t drop(const struct us_output *o, const char *name, struct us_error *err)
 {
 	if (unlinkat(o->dir_fd, name, 0) && errno != ENOENT && errno != ENAMETOOLONG) {
-		return us_fail_errno(err, errno, "cannot remove \"%s\" beside \"%s\"", name, o->shown);
+		return us_fail_errno(err, errno, "cannot remove \"%s\" beside \"%s\"", name,
+				     o->shown);
 	}
 	return 0;
 }
@@ -143,11 +144,13 @@ static int32_t discard(const struct us_output *o, const struct scene *scene, str
 
 static int32_t fail_both(const struct us_output *o, struct us_error *err)
 {
-	return us_fail(err, US_E_EXISTS,
-		       "cannot restore: \"%s\" or its side files were created while an earlier restore was "
-		       "cut off; the database before it is \"%s\" in the same directory. Move one of them "
-		       "away, or use -force to overwrite both",
-		       o->shown, o->before_db);
+	return us_fail(
+		err, US_E_EXISTS,
+		"cannot restore: \"%s\" or its side files were created while an earlier restore "
+		"was "
+		"cut off; the database before it is \"%s\" in the same directory. Move one of them "
+		"away, or use -force to overwrite both",
+		o->shown, o->before_db);
 }
 
 /* US_E_EXISTS if a side file under the database's name is not the one set aside. */
@@ -156,7 +159,8 @@ static int32_t check_sides(const struct us_output *o, struct us_error *err)
 	for (int i = 0; i < US_SIDE_COUNT; i++) {
 		struct stat ours, there;
 		int32_t is_there = us_output_stat(o, o->side[i], &there, err);
-		int32_t is_ours = is_there <= 0 ? 0 : us_output_stat(o, o->before_side[i], &ours, err);
+		int32_t is_ours =
+			is_there <= 0 ? 0 : us_output_stat(o, o->before_side[i], &ours, err);
 		if (is_there < 0 || is_ours < 0) {
 			return is_there < 0 ? is_there : is_ours;
 		}
@@ -192,8 +196,8 @@ static int32_t undo(const struct us_output *o, struct us_error *err)
 {
 	const struct scene rest = { .db = 0 };
 	for (int i = 0; i < US_SIDE_COUNT; i++) {
-		if (linkat(o->dir_fd, o->before_side[i], o->dir_fd, o->side[i], 0) && errno != EEXIST &&
-		    errno != ENOENT) {
+		if (linkat(o->dir_fd, o->before_side[i], o->dir_fd, o->side[i], 0) &&
+		    errno != EEXIST && errno != ENOENT) {
 			return us_fail_errno(err, errno, "cannot bring back \"%s\"", o->shown);
 		}
 	}
@@ -261,7 +265,8 @@ int32_t us_place_recover(const struct us_output *o, int force, const _Atomic uin
 
 static int32_t fail_created(const struct us_output *o, struct us_error *err)
 {
-	return us_fail(err, US_E_EXISTS, "cannot restore, \"%s\" was created during the restore", o->shown);
+	return us_fail(err, US_E_EXISTS, "cannot restore, \"%s\" was created during the restore",
+		       o->shown);
 }
 
 /* Nothing has the name. */
@@ -273,8 +278,9 @@ static int32_t place_free(const struct us_output *o, int force, struct us_error 
 	}
 	int failed = rename_free(o, o->temp, o->name);
 	if (failed) {
-		return failed == EEXIST ? fail_created(o, err)
-					: us_fail_errno(err, failed, "cannot create \"%s\"", o->shown);
+		return failed == EEXIST
+			       ? fail_created(o, err)
+			       : us_fail_errno(err, failed, "cannot create \"%s\"", o->shown);
 	}
 	rc = us_output_sync_dir(o, err);
 	if (rc) {
@@ -315,11 +321,12 @@ static int32_t set_aside(const struct us_output *o, struct us_error *err)
 {
 	int failed = rename_free(o, o->temp, o->before_new);
 	if (failed) {
-		return us_fail_errno(err, failed, "cannot rename the restored file of \"%s\"", o->shown);
+		return us_fail_errno(err, failed, "cannot rename the restored file of \"%s\"",
+				     o->shown);
 	}
 	for (int i = 0; i < US_SIDE_COUNT; i++) {
-		if (linkat(o->dir_fd, o->side[i], o->dir_fd, o->before_side[i], 0) && errno != ENOENT &&
-		    errno != ENAMETOOLONG) {
+		if (linkat(o->dir_fd, o->side[i], o->dir_fd, o->before_side[i], 0) &&
+		    errno != ENOENT && errno != ENAMETOOLONG) {
 			return us_fail_errno(err, errno, "cannot set aside \"%s\"", o->shown);
 		}
 	}
@@ -343,8 +350,9 @@ static int32_t bring_in(const struct us_output *o, struct us_error *err)
 {
 	int failed = rename_free(o, o->before_new, o->name);
 	if (failed) {
-		return failed == EEXIST ? fail_created(o, err)
-					: us_fail_errno(err, failed, "cannot create \"%s\"", o->shown);
+		return failed == EEXIST
+			       ? fail_created(o, err)
+			       : us_fail_errno(err, failed, "cannot create \"%s\"", o->shown);
 	}
 	int32_t rc = us_output_sync_dir(o, err);
 	if (rc) {
@@ -379,7 +387,8 @@ static int32_t place_entered(const struct us_output *o, int force, struct us_err
 		rc = us_output_check(o, force, &present, err);
 	}
 	if (!rc && !us_output_has_temp(o)) {
-		rc = us_fail(err, US_E_BUSY, "the temporary file beside \"%s\" was removed", o->shown);
+		rc = us_fail(err, US_E_BUSY, "the temporary file beside \"%s\" was removed",
+			     o->shown);
 	}
 	if (!rc) {
 		rc = us_output_lock(o, &locks, err);

@@ -103,7 +103,8 @@ static int32_t download(struct restore *r, struct us_error *err)
 			}
 			return rc ? rc : again_rc;
 		}
-		if (rc && again.time_s == r->choice.time_s && again.object_len == r->choice.object_len) {
+		if (rc && again.time_s == r->choice.time_s &&
+		    again.object_len == r->choice.object_len) {
 			return rc;
 		}
 		r->choice = again;
@@ -135,8 +136,8 @@ static int32_t fetch_and_place(struct restore *r, struct us_error *err)
 		rc = download(r, err);
 	}
 	if (!rc) {
-		rc = us_fetch_check(r->output.temp_fd, r->options->integrity_check, r->output.shown, cancel,
-				    err);
+		rc = us_fetch_check(r->output.temp_fd, r->options->integrity_check, r->output.shown,
+				    cancel, err);
 	}
 	if (!rc) {
 		rc = set_owner_and_mode(r, err);
@@ -166,8 +167,8 @@ static int32_t run(struct restore *r, int *ret_skip, struct us_error *err)
 		return rc;
 	}
 	if (is_flag(r, US_RESTORE_DRY_RUN)) {
-		return us_choose_trailer(&r->origin, r->choice.key, &r->trailer, &r->choice.object_len,
-					 err);
+		return us_choose_trailer(&r->origin, r->choice.key, &r->trailer,
+					 &r->choice.object_len, err);
 	}
 	return fetch_and_place(r, err);
 }

@@ -376,16 +376,27 @@ static struct us_put *file_put_wait(struct us_store *store, int32_t timeout_ms)
 	return done;
 }
 
+/* A read-only store can be opened before the first backup has made its directory. */
+static int32_t check_root(const struct file_store *file, struct us_error *err)
+{
+	return file->root_fd >= 0 ? 0
+				  : us_fail(err, US_E_CONFIG, "directory: \"%s\" does not exist",
+					    file->directory);
+}
+
 static int32_t file_get(struct us_store *store, const char *key, int64_t offset, uint64_t len,
 			us_store_data_fn *fn, void *arg, uint64_t *ret_len, struct us_error *err)
 {
 	struct file_store *file = of(store);
 	struct stat st;
+	int32_t rc = check_root(file, err);
+	if (rc) {
+		return rc;
+	}
 	int fd = us_tree_open(file->root_fd, key, O_RDONLY, key, err);
 	if (fd < 0) {
 		return fd;
 	}
-	int32_t rc = 0;
 	uint8_t *buf = us_alloc(COPY_LEN);
 	if (!buf) {
 		rc = us_fail_nomem(err);
@@ -436,7 +447,10 @@ static int32_t file_list(struct us_store *store, const char *prefix, us_store_li
 {
 	struct file_store *file = of(store);
 	int64_t start_ns = us_clock_mono_ns();
-	int32_t rc = us_file_list(file->root_fd, prefix, fn, arg, &file->canceled, err);
+	int32_t rc = check_root(file, err);
+	if (!rc) {
+		rc = us_file_list(file->root_fd, prefix, fn, arg, &file->canceled, err);
+	}
 	(void)pthread_mutex_lock(&file->mutex);
 	file->counts.list++;
 	file->counts.list_ns += (uint64_t)(us_clock_mono_ns() - start_ns);
@@ -641,7 +655,7 @@ int32_t us_store_file_open(const char *directory, int read_only, struct us_store
 	}
 	if (!rc) {
 		file->root_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		if (file->root_fd < 0) {
+		if (file->root_fd < 0 && !(read_only && errno == ENOENT)) {
 			rc = us_fail_errno(err, errno, "directory: cannot open \"%s\"", directory);
 		}
 	}

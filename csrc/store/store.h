@@ -99,7 +99,8 @@ int32_t us_store_s3_set_credentials(struct us_store *store,
 /*
  * Opens directory DIRECTORY (absolute; created with mode 0700 if missing) as a
  * target. Refuses one that folds case, and removes the temporary files of runs
- * that were killed. READ_ONLY: does none of that; only get and list may be called.
+ * that were killed. READ_ONLY: does none of that, the directory need not exist yet
+ * (US_E_CONFIG from get and list then), and only those two may be called.
  */
 int32_t us_store_file_open(const char *directory, int read_only, struct us_store **ret_store,
 			   struct us_error *err);

@@ -285,6 +285,12 @@ static int32_t create(struct us_state *state, const char *target, struct us_erro
 			return rc;
 		}
 	}
+	/* SQLite gives its -wal and -shm the mode of the file. */
+	int fd = open(state->path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0) {
+		return us_fail_errno(err, errno, "state_dir: cannot create \"%s\"", state->path);
+	}
+	(void)close(fd); /* empty; nobody has it open yet */
 	memset(&state->info, 0, sizeof(state->info));
 	if (getrandom(&state->info.key, sizeof(state->info.key), 0) != sizeof(state->info.key)) {
 		return us_fail_errno(err, errno, "no random bytes for a new state");

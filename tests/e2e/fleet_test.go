@@ -102,33 +102,28 @@ func checkSeq(path string) (int64, error) {
 // the page count of its header.
 func sqliteImage(t testing.TB, path string) []byte {
 	t.Helper()
+	if !exists(path+"-wal") && !exists(path+"-journal") {
+		return cut(must1[[]byte](t)(os.ReadFile(path)))
+	}
 	dir := must1[string](t)(os.MkdirTemp(sharedDir, "img-"))
 	defer os.RemoveAll(dir)
 	to := filepath.Join(dir, "x.db")
-	loose := false
 	for _, suffix := range []string{"", "-wal", "-journal"} {
-		b, err := os.ReadFile(path + suffix)
-		if os.IsNotExist(err) && suffix != "" {
-			continue
+		if exists(path + suffix) {
+			must(t, os.WriteFile(to+suffix, must1[[]byte](t)(os.ReadFile(path+suffix)), 0o600))
 		}
-		must(t, err)
-		must(t, os.WriteFile(to+suffix, b, 0o600))
-		loose = loose || suffix != ""
 	}
-	if loose {
-		db := openDB(t, to)
-		ctx := context.Background()
-		conn := must1[*sql.Conn](t)(db.Conn(ctx))
-		for _, s := range []string{"SELECT count(*) FROM sqlite_master", "PRAGMA wal_checkpoint(TRUNCATE)"} {
-			if _, err := conn.ExecContext(ctx, s); err != nil {
-				t.Fatalf("%s: recovery by SQLite: %v", path, err)
-			}
+	db := openDB(t, to)
+	ctx := context.Background()
+	conn := must1[*sql.Conn](t)(db.Conn(ctx))
+	for _, s := range []string{"SELECT count(*) FROM sqlite_master", "PRAGMA wal_checkpoint(TRUNCATE)"} {
+		if _, err := conn.ExecContext(ctx, s); err != nil {
+			t.Fatalf("%s: recovery by SQLite: %v", path, err)
 		}
-		conn.Close()
-		must(t, db.Close())
 	}
-	b := must1[[]byte](t)(os.ReadFile(to))
-	return cut(b)
+	conn.Close()
+	must(t, db.Close())
+	return cut(must1[[]byte](t)(os.ReadFile(to)))
 }
 
 // cut trims a database image to the page count in its header, where that is valid.

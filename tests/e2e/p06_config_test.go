@@ -25,7 +25,7 @@ func Test06BadConfiguration(t *testing.T) {
 	must(t, os.Symlink(paths[0], linkedDB))
 	pattern := seedPattern(root)
 	file := fileTarget(target)
-	s3 := strings.Join([]string{"s3:", "  region: us-east-1", "  bucket: b", `  path: "` + seedTemplate + `"`, "  endpoint: http://127.0.0.1:1"}, "\n")
+	s3 := strings.Join([]string{"s3:", "  region: us-east-1", "  bucket: bkt", `  path: "` + seedTemplate + `"`, "  endpoint: http://127.0.0.1:1"}, "\n")
 
 	for _, tt := range []struct {
 		name string
@@ -60,7 +60,7 @@ func Test06BadConfiguration(t *testing.T) {
 		{"negative retention", settings{pattern: pattern, target: file, keys: []string{"retention: -1h"}}, "", []string{"retention", "-1h"}},
 		{"concurrency 0", settings{pattern: pattern, target: file + "\n  max_concurrent_uploads: 0"}, "", []string{"max_concurrent_uploads", "0", "1000"}},
 		{"concurrency 5000", settings{pattern: pattern, target: s3 + "\n  max_concurrent_uploads: 5000"}, "", []string{"max_concurrent_uploads", "5000", "1000"}},
-		{"bucket missing", settings{pattern: pattern, target: strings.Replace(s3, "  bucket: b\n", "", 1)}, "", []string{"bucket"}},
+		{"bucket missing", settings{pattern: pattern, target: strings.Replace(s3, "  bucket: bkt\n", "", 1)}, "", []string{"bucket"}},
 		{"path missing", settings{pattern: pattern, target: "file:\n  directory: " + target}, "", []string{"path"}},
 		{"pattern missing", settings{}, "multi_db:\n  file:\n    directory: " + target + "\n    path: \"{{a}}\"\n", []string{"discovery_pattern"}},
 		{"directory relative", settings{pattern: pattern, target: fileTarget("backup")}, "", []string{"directory", "backup", "absolute"}},
@@ -83,7 +83,7 @@ func Test06BadConfiguration(t *testing.T) {
 		{"multi_db as a string", settings{}, "multi_db: yes please\n", []string{"multi_db"}},
 		{"near miss: multi_dbs", settings{}, "multi_dbs:\n  discovery_pattern: " + pattern + "\n", []string{"multi_dbs", "multi_db"}},
 		{"near miss: multidb", settings{}, "multidb:\n  discovery_pattern: " + pattern + "\n", []string{"multidb", "multi_db"}},
-		{"a list as the bucket", settings{pattern: pattern, target: strings.Replace(s3, "bucket: b", "bucket: [b]", 1)}, "", []string{"bucket"}},
+		{"a list as the bucket", settings{pattern: pattern, target: strings.Replace(s3, "bucket: bkt", "bucket: [bkt]", 1)}, "", []string{"bucket"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			text := tt.raw

@@ -108,6 +108,69 @@ func Test10HardLink(t *testing.T) {
 	}
 }
 
+// The same link made while we run, and a lock that Litestream must not lose.
+func Test10HardLinkAtRunTime(t *testing.T) {
+	t.Parallel()
+	base := t.TempDir()
+	root := filepath.Join(base, "data")
+	paths := makeFleet(t, root, 3)
+	app := filepath.Join(base, "app.db")
+	simple(t, app, "PRAGMA journal_mode=WAL")
+	must(t, os.Mkdir(base+"/target", 0o755))
+	c := settings{pattern: seedPattern(root), interval: "1s", target: fileTarget(base + "/target"), top: []string{
+		"dbs:", "  - path: " + app, "    replica:", "      path: " + base + "/replica", "      sync-interval: 100ms"}}
+	d := replicate(t, c)
+	d.waitSynced(20 * time.Second)
+	waitFor(t, 20*time.Second, "Litestream to open its database", func() bool { return exists(base + "/replica") })
+	w := newWriter(t)
+	w.open(app, "", "PRAGMA busy_timeout=5000")
+	w.exec(app, seqSchema)
+	var held []string
+	waitFor(t, 20*time.Second, "Litestream to hold its locks", func() bool {
+		held = d.locks(app)
+		return len(held) > 0
+	})
+	linked := filepath.Join(filepath.Dir(paths[0]), "linked.db")
+	must(t, os.Link(app, linked))
+	st := d.waitCycles(3, 30*time.Second)
+	if st.DatabasesFailed != 1 || len(st.Failures) != 1 || st.Failures[0].Path != linked {
+		t.Errorf("want a failure of %s: %+v", linked, st.Failures)
+	}
+	if n := len(objects(t, base+"/target", keyOf(root, linked))); n != 0 {
+		t.Error("a database of dbs: was read by multi_db")
+	}
+	if now := d.locks(app); fmt.Sprint(now) != fmt.Sprint(held) {
+		t.Errorf("Litestream held %v on its database, and now %v", held, now)
+	}
+	// The link gone, everybody is content, and Litestream has every commit.
+	must(t, os.Remove(linked))
+	w.exec(app, "UPDATE head SET n=77")
+	d.wait(20*time.Second, "no failure", func(s stats) bool { return s.DatabasesFailed == 0 })
+	config := c.write(t, 0)
+	waitFor(t, 20*time.Second, "Litestream to have the last commit", func() bool {
+		out := filepath.Join(t.TempDir(), "app.db")
+		r := tryRestore(t, config, app, out)
+		return r.code == 0 && queryString(t, out, "SELECT n FROM head") == "77"
+	})
+	d.stop()
+	w.quit()
+}
+
+// locks returns the classic POSIX locks that the daemon holds on a file.
+func (d *daemon) locks(path string) (out []string) {
+	d.t.Helper()
+	b := must1[[]byte](d.t)(os.ReadFile("/proc/locks"))
+	pid, ino := fmt.Sprint(d.cmd.Process.Pid), fmt.Sprint(":", inode(must1[os.FileInfo](d.t)(os.Stat(path))))
+	for line := range strings.SplitSeq(string(b), "\n") {
+		f := strings.Fields(line)
+		if len(f) >= 8 && f[1] == "POSIX" && f[4] == pid && strings.HasSuffix(f[5], ino) {
+			out = append(out, strings.Join(f[3:], " "))
+		}
+	}
+	sort.Strings(out)
+	return out
+}
+
 var (
 	logTime  = regexp.MustCompile(`time=\S+ `)
 	logNoise = regexp.MustCompile(`(duration|elapsed|size|offset|version|pid)=\S+`)

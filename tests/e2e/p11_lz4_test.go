@@ -252,3 +252,55 @@ func Test11RestoreFlags(t *testing.T) {
 		t.Error("restore wrote through a link")
 	}
 }
+
+// The machine is lost: configuration and target are all there is.
+func Test11RestoreOnBareMachine(t *testing.T) {
+	t.Parallel()
+	s := startS3(t)
+	for _, target := range []string{fileTarget(t.TempDir()), s.target(s.url())} {
+		root := filepath.Join(t.TempDir(), "data")
+		paths := makeFleet(t, root, 5)
+		c := settings{pattern: seedPattern(root), target: target}
+		once(t, c)
+		want := sqliteImage(t, paths[3])
+		must(t, os.RemoveAll(root))
+		config := c.write(t, 0)
+		out := filepath.Join(t.TempDir(), "new/dir/x.db")
+		restoreTo(t, config, paths[3], out)
+		if err := compareImage(want, out); err != nil {
+			t.Error(err)
+		}
+		if exists(root) {
+			t.Errorf("restore -o elsewhere made %s", root)
+		}
+		if r := litestream(t, []string{"restore", "-config", config, paths[3]}); r.code != 0 {
+			t.Errorf("restore in place: exit %d: %s", r.code, r.all())
+		} else if err := compareImage(want, paths[3]); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// What replicate refuses must not stand in the way of a restore.
+func Test11RestoreDespiteOverlap(t *testing.T) {
+	t.Parallel()
+	o := newOne(t)
+	p := o.make("x")
+	once(t, o.c)
+	c := o.c
+	c.top = []string{"dbs:", "  - path: " + p, "    replica:", "      path: " + t.TempDir()}
+	r := tryRestore(t, c.write(t, 0), p, filepath.Join(t.TempDir(), "x.db"))
+	t.Logf("exit %d: %s", r.code, r.all())
+	app := filepath.Join(t.TempDir(), "app.db")
+	simple(t, app)
+	replica := t.TempDir()
+	c.top = []string{"dbs:", "  - path: " + app, "    replica:", "      path: " + replica}
+	once(t, c)
+	must(t, os.Link(app, o.path("linked")))
+	config := c.write(t, 0)
+	for _, path := range []string{p, app} {
+		if r := tryRestore(t, config, path, filepath.Join(t.TempDir(), "x.db")); r.code != 0 {
+			t.Errorf("restore %s: exit %d: %s", path, r.code, r.all())
+		}
+	}
+}

@@ -41,7 +41,7 @@
 /* The Nth of the calls below ends the process (crash_at), or fails with EIO once
  * (fail_at). 0: none does. */
 static long call_count, crash_at, fail_at;
-static int write_errno;	 /* of every write, if not 0 */
+static int write_errno; /* of every write, if not 0 */
 
 /* Called once before the Nth call, at hook_at. */
 static long hook_at;
@@ -52,7 +52,7 @@ static char trace[4096];
 static inline const char *short_name(const char *name)
 {
 	static const char *const known[][2] = {
-		{ "-new", "NEW" }, { "-db", "DB" },	 { "-wal", "WAL" },
+		{ "-new", "NEW" }, { "-db", "DB" },   { "-wal", "WAL" },
 		{ "-shm", "SHM" }, { "-jrn", "JRN" },
 	};
 	if (strncmp(name, ".us-restore-", 12) == 0) {
@@ -60,7 +60,8 @@ static inline const char *short_name(const char *name)
 	}
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
 		size_t len = strlen(name), suffix_len = strlen(known[i][0]);
-		if (strncmp(name, ".us-before-", 11) == 0 && strcmp(name + len - suffix_len, known[i][0]) == 0) {
+		if (strncmp(name, ".us-before-", 11) == 0 &&
+		    strcmp(name + len - suffix_len, known[i][0]) == 0) {
 			return known[i][1];
 		}
 	}
@@ -111,8 +112,9 @@ int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned
 
 int linkat(int from_fd, const char *from, int to_fd, const char *to, int flags)
 {
-	return call_fails("link", from, to) ? -1
-					    : (int)syscall(SYS_linkat, from_fd, from, to_fd, to, flags);
+	return call_fails("link", from, to)
+		       ? -1
+		       : (int)syscall(SYS_linkat, from_fd, from, to_fd, to, flags);
 }
 
 int unlinkat(int fd, const char *name, int flags)
@@ -158,8 +160,8 @@ static inline struct memory_object *memory_find(const char *key)
 	return NULL;
 }
 
-static inline int32_t memory_get(struct us_store *store, const char *key, int64_t offset, uint64_t len,
-				 us_store_data_fn *fn, void *arg, uint64_t *ret_len,
+static inline int32_t memory_get(struct us_store *store, const char *key, int64_t offset,
+				 uint64_t len, us_store_data_fn *fn, void *arg, uint64_t *ret_len,
 				 struct us_error *err)
 {
 	(void)store;
@@ -171,7 +173,9 @@ static inline int32_t memory_get(struct us_store *store, const char *key, int64_
 	if (!o) {
 		return us_fail(err, US_E_NOTFOUND, "GET \"%s\": no such object", key);
 	}
-	size_t at = offset >= 0 ? (size_t)offset : (size_t)-offset < o->len ? o->len - (size_t)-offset : 0;
+	size_t at = offset >= 0                ? (size_t)offset
+		    : (size_t)-offset < o->len ? o->len - (size_t)-offset
+					       : 0;
 	size_t end = len < o->len - at ? at + (size_t)len : o->len;
 	while (at < end) {
 		size_t n = end - at < memory.piece_len ? end - at : memory.piece_len;
@@ -189,7 +193,8 @@ static inline int32_t memory_get(struct us_store *store, const char *key, int64_
 
 static inline int by_key(const void *a, const void *b)
 {
-	return strcmp(((const struct memory_object *)a)->key, ((const struct memory_object *)b)->key);
+	return strcmp(((const struct memory_object *)a)->key,
+		      ((const struct memory_object *)b)->key);
 }
 
 static inline int32_t memory_list(struct us_store *store, const char *prefix, us_store_list_fn *fn,
@@ -356,8 +361,8 @@ static inline uint64_t picture(const char *path)
 		}
 		(void)snprintf(file, sizeof(file), "%s/%s", path, e->d_name);
 		assert_int_equal(lstat(file, &st), 0);
-		int text_len = snprintf(text, sizeof(text), "%s %o %ju %jd %jd.%ld", e->d_name, st.st_mode,
-					(uintmax_t)st.st_ino, (intmax_t)st.st_size,
+		int text_len = snprintf(text, sizeof(text), "%s %o %ju %jd %jd.%ld", e->d_name,
+					st.st_mode, (uintmax_t)st.st_ino, (intmax_t)st.st_size,
 					(intmax_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
 		uint64_t hash = UINT64_C(14695981039346656037);
 		for (int i = 0; i < text_len; i++) {
@@ -400,7 +405,8 @@ static inline void make_db(const char *path, const char *value)
 	char sql[200];
 	sqlite3 *db = open_db(path);
 	(void)snprintf(sql, sizeof(sql),
-		       "PRAGMA page_size=512; CREATE TABLE t(v); INSERT INTO t VALUES('%s')", value);
+		       "PRAGMA page_size=512; CREATE TABLE t(v); INSERT INTO t VALUES('%s')",
+		       value);
 	run_sql(db, sql);
 	sqlite3_close(db);
 }
@@ -420,8 +426,8 @@ static inline void read_value(const char *path, char ret[64])
 	if (!rc && sqlite3_step(stmt) == SQLITE_ROW &&
 	    strcmp((const char *)sqlite3_column_text(stmt, 0), "ok") == 0) {
 		sqlite3_finalize(stmt);
-		rc = sqlite3_prepare_v2(db, "SELECT group_concat(v) FROM t WHERE length(v) < 60", -1, &stmt,
-					NULL);
+		rc = sqlite3_prepare_v2(db, "SELECT group_concat(v) FROM t WHERE length(v) < 60",
+					-1, &stmt, NULL);
 		if (!rc && sqlite3_step(stmt) == SQLITE_ROW) {
 			(void)snprintf(ret, 64, "%s", (const char *)sqlite3_column_text(stmt, 0));
 		} else {
@@ -505,8 +511,8 @@ static inline void trailer_init(struct us_trailer *trailer, const uint8_t *image
 	(void)snprintf(trailer->path, sizeof(trailer->path), "%s", SOURCE);
 	trailer->snapshot_ns = 1700000000 * US_NS_PER_S;
 	trailer->database_len = len;
-	trailer->page_size = image[16] == 0 && image[17] == 1 ? 65536
-							      : (uint32_t)(image[16] << 8 | image[17]);
+	trailer->page_size =
+		image[16] == 0 && image[17] == 1 ? 65536 : (uint32_t)(image[16] << 8 | image[17]);
 	trailer->mode = 0640;
 	trailer->uid = geteuid();
 	trailer->gid = getegid();

@@ -33,6 +33,7 @@ struct kind {
 	int patient, writers;
 	size_t memory_len;
 	int must_succeed; /* some images at least */
+	int bulk_rows;	  /* of 3,000 bytes that stay: more than TIGHT holds */
 };
 
 struct shared {
@@ -122,7 +123,7 @@ __attribute__((noreturn)) static void writer(const char *path, const struct kind
 	_exit(0);
 }
 
-static void create(const char *path)
+static void create(const char *path, int bulk_rows)
 {
 	sqlite3 *db;
 	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
@@ -133,6 +134,11 @@ static void create(const char *path)
 		  "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i<%d)"
 		  " INSERT INTO t(n, pad) SELECT 0, randomblob(500) FROM c",
 		  ROWS);
+	(void)sql(db, "CREATE TABLE bulk(b)");
+	(void)sql(db,
+		  "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i<%d)"
+		  " INSERT INTO bulk SELECT randomblob(3000) FROM c",
+		  bulk_rows);
 	assert_int_equal(sqlite3_close(db), SQLITE_OK);
 	(void)usleep(40000);
 }
@@ -154,7 +160,7 @@ static void run_kind(const struct kind *kind, int count)
 	struct image image = { 0 };
 	pid_t pids[4];
 	(void)snprintf(path, sizeof(path), "%s/%.40s.db", root, kind->name);
-	create(path);
+	create(path, kind->bulk_rows);
 	assert_int_equal(us_reader_new(kind->memory_len, spool_fd, &reader, NULL), 0);
 	memset(shared, 0, sizeof(*shared));
 	for (int i = 0; i < kind->writers; i++) {
@@ -213,20 +219,24 @@ static void run_kind(const struct kind *kind, int count)
 static void test_live(void **state)
 {
 	static const struct kind kinds[] = {
-		{ "wal", "WAL", 10000, 0, 0, 2, ROOMY, 1 },
-		{ "wal-patient", "WAL", 10000, 8000, 1, 2, ROOMY, 1 },
-		{ "wal-paced", "WAL", 0, 20000, 0, 1, ROOMY, 1 },
-		{ "delete-paced", "DELETE", 0, 20000, 0, 1, ROOMY, 0 },
-		{ "truncate-paced", "TRUNCATE", 0, 20000, 0, 1, ROOMY, 0 },
-		{ "persist-paced", "PERSIST", 0, 20000, 0, 1, ROOMY, 0 },
-		{ "memory-paced", "MEMORY", 0, 60000, 0, 1, ROOMY, 1 },
-		{ "off-paced", "OFF", 0, 60000, 0, 1, ROOMY, 1 },
-		{ "delete", "DELETE", 10000, 0, 1, 2, ROOMY, 1 },
-		{ "truncate", "TRUNCATE", 10000, 0, 1, 2, ROOMY, 1 },
-		{ "persist", "PERSIST", 10000, 0, 1, 2, ROOMY, 1 },
-		{ "memory", "MEMORY", 10000, 0, 1, 2, ROOMY, 1 },
-		{ "off", "OFF", 10000, 0, 1, 1, ROOMY, 1 },
-		{ "wal-tight", "WAL", 10000, 0, 0, 2, TIGHT, 0 },
+		{ "wal", "WAL", 10000, 0, 0, 2, ROOMY, 1, 0 },
+		{ "wal-patient", "WAL", 10000, 8000, 1, 2, ROOMY, 1, 0 },
+		{ "wal-paced", "WAL", 0, 20000, 0, 1, ROOMY, 1, 0 },
+		{ "delete-paced", "DELETE", 0, 20000, 0, 1, ROOMY, 0, 0 },
+		{ "truncate-paced", "TRUNCATE", 0, 20000, 0, 1, ROOMY, 0, 0 },
+		{ "persist-paced", "PERSIST", 0, 20000, 0, 1, ROOMY, 0, 0 },
+		{ "memory-paced", "MEMORY", 0, 60000, 0, 1, ROOMY, 1, 0 },
+		{ "off-paced", "OFF", 0, 60000, 0, 1, ROOMY, 1, 0 },
+		{ "delete", "DELETE", 10000, 0, 1, 2, ROOMY, 1, 0 },
+		{ "truncate", "TRUNCATE", 10000, 0, 1, 2, ROOMY, 1, 0 },
+		{ "persist", "PERSIST", 10000, 0, 1, 2, ROOMY, 1, 0 },
+		{ "memory", "MEMORY", 10000, 0, 1, 2, ROOMY, 1, 0 },
+		{ "off", "OFF", 10000, 0, 1, 1, ROOMY, 1, 0 },
+		{ "wal-tight", "WAL", 10000, 0, 0, 2, TIGHT, 0, 0 },
+		{ "wal-large", "WAL", 10000, 0, 0, 2, TIGHT, 1, 1000 },
+		{ "wal-large-patient", "WAL", 10000, 20000, 1, 1, TIGHT, 1, 1000 },
+		{ "delete-large", "DELETE", 10000, 0, 1, 2, TIGHT, 1, 1000 },
+		{ "off-large", "OFF", 10000, 0, 1, 1, TIGHT, 1, 1000 },
 	};
 	size_t kind_count = sizeof(kinds) / sizeof(kinds[0]);
 	int count = env_int("US_LIVE_COUNT", 2000) / (int)kind_count;

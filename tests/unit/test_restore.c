@@ -4,7 +4,7 @@
 
 #include <pthread.h>
 
-#define S(n) ((n) * US_NS_PER_S)
+#define S(n) ((n)*US_NS_PER_S)
 
 /* ----------------------------------------------------------------- the file */
 
@@ -265,7 +265,8 @@ static void test_if_db_not_exists(void **state)
 	uint64_t before = picture(root);
 	assert_int_equal(restore(in_root("x.db"), US_RESTORE_IF_DB_NOT_EXISTS), 0);
 	assert_int_equal(result.skipped, 1);
-	assert_int_equal(restore(in_root("x.db"), US_RESTORE_IF_DB_NOT_EXISTS | US_RESTORE_FORCE), 0);
+	assert_int_equal(restore(in_root("x.db"), US_RESTORE_IF_DB_NOT_EXISTS | US_RESTORE_FORCE),
+			 0);
 	assert_int_equal(result.skipped, 1);
 	assert_int_equal(memory.list_count, 0);
 	assert_true(picture(root) == before);
@@ -312,21 +313,23 @@ static void test_no_backup(void **state)
 						    .path = "/elsewhere/x.db",
 						    .output_path = in_root("x.db") };
 	struct us_error err = US_ERROR_INIT;
-	assert_int_equal(us_restore_one(&memory.store, tmpl, &other, NULL, &result, &err), US_E_NOTFOUND);
+	assert_int_equal(us_restore_one(&memory.store, tmpl, &other, NULL, &result, &err),
+			 US_E_NOTFOUND);
 	assert_non_null(strstr(err.message, "other.db"));
-	assert_int_equal(us_restore_one(&memory.store, tmpl, &foreign, NULL, &result, NULL), US_E_NOTFOUND);
+	assert_int_equal(us_restore_one(&memory.store, tmpl, &foreign, NULL, &result, NULL),
+			 US_E_NOTFOUND);
 	assert_int_equal(count_entries(root, ""), 0);
 }
 
 static void test_only_our_names_count(void **state)
 {
 	static const char *const decoys[] = {
-		"b/acme/x/20301114T220000Z.db.lz4.tmp",	  "b/acme/x/20301114T220000Z.db",
-		"b/acme/x/20301114T220000Z.db.lz",	  "b/acme/x/20301199T220000Z.db.lz4",
-		"b/acme/x/20301114t220000Z.db.lz4",	  "b/acme/x/20301114T220000Z.db.LZ4",
-		"b/acme/x/y/20301114T220000Z.db.lz4",	  "b/acme/x/.20301114T220000Z.db.lz4",
-		"b/acme/x2/20301114T220000Z.db.lz4",	  "b/acme/x20301114T220000Z.db.lz4",
-		"b/acme/x/20301114T220000Z.ltx.lz4",	  "b/acme/x/",
+		"b/acme/x/20301114T220000Z.db.lz4.tmp",   "b/acme/x/20301114T220000Z.db",
+		"b/acme/x/20301114T220000Z.db.lz",        "b/acme/x/20301199T220000Z.db.lz4",
+		"b/acme/x/20301114t220000Z.db.lz4",       "b/acme/x/20301114T220000Z.db.LZ4",
+		"b/acme/x/y/20301114T220000Z.db.lz4",     "b/acme/x/.20301114T220000Z.db.lz4",
+		"b/acme/x2/20301114T220000Z.db.lz4",      "b/acme/x20301114T220000Z.db.lz4",
+		"b/acme/x/20301114T220000Z.ltx.lz4",      "b/acme/x/",
 		"b/acme/x/20301114T220000Z.db.lz4/thing", "b/acme/x/zzzzzzzzzzzzzzzz.db.lz4",
 	};
 	(void)state;
@@ -363,7 +366,8 @@ static void test_timestamps(void **state)
 		{ 0, "v199" },
 		{ S(1700001000), "v0" },
 		{ S(1700001000) + 1, "v0" },
-		{ S(1700001000 + 3600) - 1, "v0" }, /* after the window's name, before its snapshot */
+		{ S(1700001000 + 3600) - 1,
+		  "v0" }, /* after the window's name, before its snapshot */
 		{ S(1700001000 + 3600), "v1" },
 		{ S(1700001000 + 3600 * 77), "v77" },
 		{ S(1700001000 + 3600 * 78) - 1, "v77" },
@@ -426,7 +430,8 @@ static void test_object_of_another_database(void **state)
 	(void)state;
 	put_with(set_other_path);
 	for (int timed = 0; timed < 2; timed++) {
-		assert_int_equal(restore_with(in_root("x.db"), 0, timed ? INT64_MAX : 0, 0), US_E_OBJECT);
+		assert_int_equal(restore_with(in_root("x.db"), 0, timed ? INT64_MAX : 0, 0),
+				 US_E_OBJECT);
 		assert_message("belongs to another database");
 		assert_message("/data/acme/y.db");
 		assert_message(NEW_KEY);
@@ -549,7 +554,8 @@ static void test_every_truncation(void **state)
 	size_t whole = o->len;
 	for (o->len = 0; o->len < whole; o->len++) {
 		assert_int_equal(restore(in_root("x.db"), US_RESTORE_FORCE), US_E_OBJECT);
-		assert_int_equal(restore_with(in_root("x.db"), US_RESTORE_FORCE, INT64_MAX, 0), US_E_OBJECT);
+		assert_int_equal(restore_with(in_root("x.db"), US_RESTORE_FORCE, INT64_MAX, 0),
+				 US_E_OBJECT);
 		assert_true(picture(root) == before);
 	}
 	uint8_t *longer = malloc(whole + 20000);
@@ -591,7 +597,8 @@ static void test_bomb(void **state)
 	LZ4F_cctx *lz4;
 	const LZ4F_preferences_t preferences = { .frameInfo = { .contentSize = UINT64_C(1) << 40,
 								.contentChecksumFlag = 1,
-								.blockMode = LZ4F_blockIndependent } };
+								.blockMode =
+									LZ4F_blockIndependent } };
 	assert_false(LZ4F_isError(LZ4F_createCompressionContext(&lz4, LZ4F_VERSION)));
 	size_t header_len = LZ4F_compressBegin(lz4, data, 64, &preferences);
 	assert_false(LZ4F_isError(header_len));
@@ -666,7 +673,8 @@ static void test_integrity_check(void **state)
 	make_db(in_root("x.db"), "old");
 	uint64_t before = picture(root);
 	for (size_t i = 0; i < 2; i++) {
-		assert_int_equal(restore_with(in_root("x.db"), US_RESTORE_FORCE, 0, checks[i]), US_E_CORRUPT);
+		assert_int_equal(restore_with(in_root("x.db"), US_RESTORE_FORCE, 0, checks[i]),
+				 US_E_CORRUPT);
 		assert_message("integrity check");
 		assert_true(picture(root) == before);
 	}
@@ -674,7 +682,8 @@ static void test_integrity_check(void **state)
 	assert_int_equal(unlink(in_root("x.db")), 0);
 	put_new();
 	for (size_t i = 0; i < 2; i++) {
-		assert_int_equal(restore_with(in_root("odd ?#%41&name"), US_RESTORE_FORCE, 0, checks[i]), 0);
+		assert_int_equal(
+			restore_with(in_root("odd ?#%41&name"), US_RESTORE_FORCE, 0, checks[i]), 0);
 		assert_int_equal(count_entries(root, ""), 1);
 	}
 }
@@ -708,7 +717,8 @@ static void *restore_many(void *arg)
 		struct us_restore_result own = { .struct_size = sizeof(own) };
 		struct us_error err = US_ERROR_INIT;
 		/* All in the same directories, which the failing ones keep removing. */
-		(void)snprintf(output, sizeof(output), "%s/p/%d/%d-%d.db", root, i / 3, *(int *)arg, i);
+		(void)snprintf(output, sizeof(output), "%s/p/%d/%d-%d.db", root, i / 3, *(int *)arg,
+			       i);
 		const struct us_restore_options options = {
 			.struct_size = sizeof(options),
 			.path = bad ? "/data/acme/bad.db" : SOURCE,

@@ -71,6 +71,44 @@ static void assert_clean(const char *value)
 	assert_seen(value, value, value);
 }
 
+/* An application. */
+static pid_t application;
+static int application_in;
+
+/* A process that has the database open and has run SQL; it waits for its end. */
+static void start_application(const char *path, const char *sql)
+{
+	int to[2], from[2];
+	char byte;
+	assert_int_equal(pipe2(to, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(from, O_CLOEXEC), 0);
+	application = fork();
+	assert_true(application >= 0);
+	if (application == 0) {
+		sqlite3 *db;
+		close(to[1]);
+		int rc = sqlite3_open(path, &db) || sqlite3_exec(db, sql, NULL, NULL, NULL);
+		if (rc || syscall(SYS_write, from[1], "r", 1) != 1) {
+			_exit(1);
+		}
+		(void)!read(to[0], &byte, 1);
+		_exit(0); /* like a crash: what it has open stays as it is */
+	}
+	close(to[0]);
+	close(from[1]);
+	assert_int_equal(read(from[0], &byte, 1), 1);
+	close(from[0]);
+	application_in = to[1];
+}
+
+static void stop_application(void)
+{
+	int status;
+	close(application_in);
+	assert_int_equal(waitpid(application, &status, 0), application);
+	assert_int_equal(status, 0);
+}
+
 /* ------------------------------------------------------------------ SIGKILL */
 
 static void test_kill_at_every_call(void **state)
@@ -117,7 +155,8 @@ static void test_kill_during_recovery(void **state)
 				assert_true(n > 12);
 				return;
 			}
-			int died = restore_until(m, in_root("d/x.db"), m % 2 ? 0 : US_RESTORE_FORCE);
+			int died =
+				restore_until(m, in_root("d/x.db"), m % 2 ? 0 : US_RESTORE_FORCE);
 			assert_seen("old", "new", "nothing");
 			assert_int_equal(restore(in_root("d/x.db"), 0), US_E_EXISTS);
 			char text[64];
@@ -155,13 +194,14 @@ static void test_created_in_between(void **state)
 			assert_seen("created", "created", "created");
 		}
 		/* Both are kept: moving one away gives the other. */
-		run_command("cp -a '%s' '%s.keep' && rm '%s'", in_root("d"), in_root("d"), in_root("d/x.db"));
+		run_command("cp -a '%s' '%s.keep' && rm '%s'", in_root("d"), in_root("d"),
+			    in_root("d/x.db"));
 		assert_int_equal(restore(in_root("d/x.db"), 0), US_E_EXISTS);
 		assert_clean("old");
 		/* -force replaces both, at any instant by the new one only. */
 		for (int m = 1;; m++) {
-			run_command("rm -rf '%s' && cp -a '%s.keep' '%s'", in_root("d"), in_root("d"),
-				    in_root("d"));
+			run_command("rm -rf '%s' && cp -a '%s.keep' '%s'", in_root("d"),
+				    in_root("d"), in_root("d"));
 			int died = restore_until(m, in_root("d/x.db"), US_RESTORE_FORCE);
 			assert_seen("created", "new", "nothing");
 			if (!died) {
@@ -205,6 +245,53 @@ static void test_opened_in_between(void **state)
 	assert_true(met >= 9);
 }
 
+/* Leaves directory d as a restore does that is killed with the name empty. */
+static void cut_off_in_the_gap(void)
+{
+	for (int n = 1;; n++) {
+		fresh_dir("d");
+		make_wal_db(in_root("d/x.db"));
+		assert_true(restore_until(n, in_root("d/x.db"), US_RESTORE_FORCE));
+		if (!is_there(in_root("d/x.db")) && !is_there(in_root("d/x.db-wal"))) {
+			return;
+		}
+	}
+}
+
+static void test_foreign_side_file_in_the_gap(void **state)
+{
+	(void)state;
+	put_new();
+	cut_off_in_the_gap();
+	write_file(in_root("d/x.db-wal"), "foreign", 7);
+	uint64_t before = picture(in_root("d"));
+	assert_int_equal(restore(in_root("d/x.db"), 0), US_E_EXISTS);
+	assert_true(picture(in_root("d")) == before);
+	run_command("cp -a '%s' '%s'", in_root("d"), in_root("e"));
+	assert_int_equal(restore(in_root("e/x.db"), US_RESTORE_FORCE), 0);
+	assert_value(in_root("e/x.db"), "new");
+	assert_int_equal(count_entries(in_root("e"), ""), 1);
+	assert_int_equal(unlink(in_root("d/x.db-wal")), 0);
+	assert_int_equal(restore(in_root("d/x.db"), 0), US_E_EXISTS);
+	assert_clean("old");
+}
+
+static void test_database_being_created_in_the_gap(void **state)
+{
+	(void)state;
+	put_new();
+	cut_off_in_the_gap();
+	start_application(in_root("d/x.db"), "BEGIN; SELECT * FROM sqlite_schema"); /* SHARED */
+	uint64_t before = picture(in_root("d"));
+	assert_int_equal(restore(in_root("d/x.db"), 0), US_E_BUSY);
+	assert_true(picture(in_root("d")) == before);
+	assert_int_equal(restore(in_root("d/x.db"), US_RESTORE_FORCE), US_E_BUSY);
+	assert_true(picture(in_root("d")) == before);
+	stop_application();
+	assert_int_equal(restore(in_root("d/x.db"), 0), US_E_EXISTS);
+	assert_clean("old");
+}
+
 /* The restored database is removed by hand before the cut-off restore has cleaned
  * up: the old one may come back, but only with its WAL. */
 static void test_removed_in_between(void **state)
@@ -242,7 +329,8 @@ static void create_now_with_wal(void)
 	const char *live = in_root("live2.db");
 	make_db(live, "half");
 	sqlite3 *db = open_db(live);
-	run_sql(db, "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; UPDATE t SET v='created'");
+	run_sql(db,
+		"PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; UPDATE t SET v='created'");
 	(void)unlink(in_root("d/x.db-wal")); /* as SQLite does before it makes its own */
 	(void)unlink(in_root("d/x.db-shm"));
 	copy_file(live, "-wal", in_root("d/x.db-wal"), "");
@@ -320,17 +408,18 @@ static void test_order_of_steps(void **state)
 	make_wal_db(in_root("d/x.db"));
 	trace[0] = '\0';
 	assert_int_equal(restore(in_root("d/x.db"), US_RESTORE_FORCE), 0);
-	assert_string_equal(trace, "unlink TEMP\n"
-				   "sync file\n"
-				   "rename TEMP NEW\n"
-				   "link x.db-wal WAL\nlink x.db-shm SHM\nlink x.db-journal JRN\nsync\n"
-				   "rename x.db DB\nsync\n"
-				   "rename x.db-wal TEMP\nunlink TEMP\n"
-				   "rename x.db-shm TEMP\nunlink TEMP\n"
-				   "rename x.db-journal TEMP\nsync\n"
-				   "rename NEW x.db\nsync\n"
-				   "unlink DB\nsync\n"
-				   "unlink WAL\nunlink SHM\nunlink JRN\nunlink NEW\nsync\n");
+	assert_string_equal(trace,
+			    "unlink TEMP\n"
+			    "sync file\n"
+			    "rename TEMP NEW\n"
+			    "link x.db-wal WAL\nlink x.db-shm SHM\nlink x.db-journal JRN\nsync\n"
+			    "rename x.db DB\nsync\n"
+			    "rename x.db-wal TEMP\nunlink TEMP\n"
+			    "rename x.db-shm TEMP\nunlink TEMP\n"
+			    "rename x.db-journal TEMP\nsync\n"
+			    "rename NEW x.db\nsync\n"
+			    "unlink DB\nsync\n"
+			    "unlink WAL\nunlink SHM\nunlink JRN\nunlink NEW\nsync\n");
 	/* Undo, by the next restore, of one that was killed with the name empty. */
 	fresh_dir("d");
 	make_wal_db(in_root("d/x.db"));
@@ -341,9 +430,10 @@ static void test_order_of_steps(void **state)
 	}
 	trace[0] = '\0';
 	assert_int_equal(restore(in_root("d/x.db"), 0), US_E_EXISTS);
-	assert_string_equal(trace, "link WAL x.db-wal\nlink SHM x.db-shm\nlink JRN x.db-journal\nsync\n"
-				   "rename DB x.db\nsync\n"
-				   "unlink WAL\nunlink SHM\nunlink JRN\nunlink NEW\nsync\n");
+	assert_string_equal(trace,
+			    "link WAL x.db-wal\nlink SHM x.db-shm\nlink JRN x.db-journal\nsync\n"
+			    "rename DB x.db\nsync\n"
+			    "unlink WAL\nunlink SHM\nunlink JRN\nunlink NEW\nsync\n");
 	fresh_dir("d");
 	trace[0] = '\0';
 	assert_int_equal(restore(in_root("d/e/x.db"), 0), 0);
@@ -396,7 +486,8 @@ static void test_failure_of_every_call(void **state)
 				assert_int_equal(rc, US_E_IO);
 				if (picture(in_root("d")) != before) {
 					run_command("ls -la '%s'", in_root("d"));
-					fail_msg("call %d changed the output: %s", n, error.message);
+					fail_msg("call %d changed the output: %s", n,
+						 error.message);
 				}
 			} else {
 				assert_seen("new", "new", "new");
@@ -434,43 +525,6 @@ static void test_failures_without_old_database(void **state)
 
 /* --------------------------------------------------------------------- locks */
 
-static pid_t application;
-static int application_in;
-
-/* A process that has the database open and has run SQL; it waits for its end. */
-static void start_application(const char *path, const char *sql)
-{
-	int to[2], from[2];
-	char byte;
-	assert_int_equal(pipe2(to, O_CLOEXEC), 0);
-	assert_int_equal(pipe2(from, O_CLOEXEC), 0);
-	application = fork();
-	assert_true(application >= 0);
-	if (application == 0) {
-		sqlite3 *db;
-		close(to[1]);
-		int rc = sqlite3_open(path, &db) || sqlite3_exec(db, sql, NULL, NULL, NULL);
-		if (rc || syscall(SYS_write, from[1], "r", 1) != 1) {
-			_exit(1);
-		}
-		(void)!read(to[0], &byte, 1);
-		_exit(0); /* like a crash: what it has open stays as it is */
-	}
-	close(to[0]);
-	close(from[1]);
-	assert_int_equal(read(from[0], &byte, 1), 1);
-	close(from[0]);
-	application_in = to[1];
-}
-
-static void stop_application(void)
-{
-	int status;
-	close(application_in);
-	assert_int_equal(waitpid(application, &status, 0), application);
-	assert_int_equal(status, 0);
-}
-
 static void test_databases_in_use(void **state)
 {
 	static const struct {
@@ -480,7 +534,8 @@ static void test_databases_in_use(void **state)
 		{ 1, "SELECT * FROM t", "SHARED" }, /* an idle WAL connection */
 		{ 1, "BEGIN; SELECT * FROM t", "SHARED" },
 		{ 1, "BEGIN IMMEDIATE", "SHARED" },
-		{ 1, "PRAGMA locking_mode=EXCLUSIVE; SELECT * FROM t; UPDATE t SET v='x'", "EXCLUSIVE" },
+		{ 1, "PRAGMA locking_mode=EXCLUSIVE; SELECT * FROM t; UPDATE t SET v='x'",
+		  "EXCLUSIVE" },
 		{ 0, "BEGIN; SELECT * FROM t", "SHARED" },
 		{ 0, "BEGIN IMMEDIATE", "RESERVED" },
 		{ 0, "BEGIN IMMEDIATE; UPDATE t SET v='x'", "RESERVED" },
@@ -631,9 +686,11 @@ static void test_beside_a_busy_application(void **state)
 		for (int i = 0; i < 100000; i++) {
 			sqlite3 *db;
 			char *message = NULL;
-			if (sqlite3_open_v2(in_root("d/x.db"), &db, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK) {
-				int rc = sqlite3_exec(db, "UPDATE t SET v=v; SELECT 1/count(*) FROM t", NULL,
-						      NULL, &message);
+			if (sqlite3_open_v2(in_root("d/x.db"), &db, SQLITE_OPEN_READWRITE, NULL) ==
+			    SQLITE_OK) {
+				int rc = sqlite3_exec(db,
+						      "UPDATE t SET v=v; SELECT 1/count(*) FROM t",
+						      NULL, NULL, &message);
 				if (rc == SQLITE_CORRUPT || rc == SQLITE_NOTADB) {
 					_exit(1);
 				}
@@ -663,7 +720,8 @@ static void swap_temp(const char *key)
 {
 	(void)key;
 	memory.on_get = NULL;
-	run_command("cd '%s' && for f in .us-restore-*; do rm $f && echo foreign >$f; done", in_root("d"));
+	run_command("cd '%s' && for f in .us-restore-*; do rm $f && echo foreign >$f; done",
+		    in_root("d"));
 }
 
 static void test_temporary_file_swapped(void **state)
@@ -703,7 +761,9 @@ static void test_planted_names(void **state)
 	}
 	for (int is_hard = 0; is_hard < 2; is_hard++) {
 		(void)unlink(name);
-		assert_int_equal(is_hard ? link(in_root("precious"), name) : symlink("../precious", name), 0);
+		assert_int_equal(is_hard ? link(in_root("precious"), name)
+					 : symlink("../precious", name),
+				 0);
 		assert_int_equal(restore(in_root("d/x.db"), US_RESTORE_FORCE), 0);
 		assert_clean("new");
 		run_command("test \"$(cat '%s')\" = precious", in_root("precious"));
@@ -719,6 +779,8 @@ int main(void)
 		TEST(kill_during_recovery),
 		TEST(created_in_between),
 		TEST(opened_in_between),
+		TEST(foreign_side_file_in_the_gap),
+		TEST(database_being_created_in_the_gap),
 		TEST(removed_in_between),
 		TEST(created_during_the_restore),
 		TEST(order_of_steps),

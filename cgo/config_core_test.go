@@ -88,7 +88,7 @@ func TestConfig_CheckOverlap(t *testing.T) {
 		"PathLinkedDir":      {pattern, DBRef{Path: "links/a/tenants/1.db"}, true},
 		"PathLinkedDirNew":   {pattern, DBRef{Path: "links/a/tenants/new.db"}, true},
 		"PathLinkedPrefix":   {"links/*/tenants/*.db", DBRef{Path: "data/a/tenants/1.db"}, true},
-		"PathHardLink":       {pattern, DBRef{Path: "hard.db"}, true},
+		"PathHardLink":       {pattern, DBRef{Path: "hard.db"}, false}, // left unopened instead
 		"PathHardLinkOther":  {pattern, DBRef{Path: "other/y.db"}, false},
 		"Dir":                {pattern, dir("data/a/tenants", "*.db", false), true},
 		"DirMissing":         {pattern, dir("data/z/tenants", "*.db", false), true},

@@ -364,7 +364,7 @@ func TestRefuseDB(t *testing.T) {
 	}
 	for name, refused := range map[string]bool{
 		"data/t0.db": true, "data/new.db": true, "data/../data/t0.db": true, "alias/t0.db": true, "alias/new.db": true,
-		"link.sqlite": true, "hard.sqlite": true, "other.db": false, "data/t0.sqlite": false, "data/sub/t0.db": false,
+		"link.sqlite": true, "hard.sqlite": false, "other.db": false, "data/t0.sqlite": false, "data/sub/t0.db": false,
 	} {
 		err := r.RefuseDB(root + "/" + name)
 		if (err != nil) != refused {

@@ -2,7 +2,6 @@ package multidb
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,8 +19,9 @@ type DBRef struct {
 // CheckOverlap returns an error if the discovery pattern could match a database
 // of dbs: one process must not open a file twice, because closing it drops the
 // locks of both. Names decide, then the files themselves: through symbolic links,
-// through directories mounted twice at or above the pattern's wildcard-free
-// directory, and by hard links.
+// and through directories mounted twice at or above the pattern's wildcard-free
+// directory. Another name of a file below the pattern (a hard link) is no reason to
+// refuse a configuration, as any tenant can make one: the core leaves it unopened.
 func (c *Config) CheckOverlap(dbs []DBRef) error {
 	if c == nil || len(dbs) == 0 {
 		return nil
@@ -32,7 +32,6 @@ func (c *Config) CheckOverlap(dbs []DBRef) error {
 	}
 	o := &overlap{config: c, prefix: prefix}
 
-	var linked []linkedFile
 	for _, db := range dbs {
 		if err := o.checkState(db); err != nil {
 			return err
@@ -50,11 +49,8 @@ func (c *Config) CheckOverlap(dbs []DBRef) error {
 				return o.errorf(db.Path, path)
 			}
 		}
-		if fi, err := os.Stat(db.Path); err == nil && linkCount(fi) > 1 {
-			linked = append(linked, linkedFile{db.Path, fi})
-		}
 	}
-	return o.checkLinks(linked)
+	return nil
 }
 
 // Where the core keeps its state unless state_dir says otherwise.
@@ -66,11 +62,6 @@ const (
 type overlap struct {
 	config *Config
 	prefix string
-}
-
-type linkedFile struct {
-	path string
-	info fs.FileInfo
 }
 
 func (o *overlap) errorf(entry, match string) error {
@@ -210,34 +201,6 @@ func disjoint(a, b string) bool {
 	ha, hb, ta, tb := head(a, ai), head(b, bi), tail(a), tail(b)
 	return !strings.HasPrefix(ha, hb) && !strings.HasPrefix(hb, ha) ||
 		!strings.HasSuffix(ta, tb) && !strings.HasSuffix(tb, ta)
-}
-
-// checkLinks looks below the wildcard-free directory for other names of files
-// that have several. Rare, so the walk is made only if there are any.
-func (o *overlap) checkLinks(linked []linkedFile) error {
-	if len(linked) == 0 {
-		return nil
-	}
-	return filepath.WalkDir(o.prefix, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return nil
-		}
-		fi, err := d.Info()
-		if err != nil || linkCount(fi) < 2 {
-			return nil
-		}
-		for _, file := range linked {
-			if !os.SameFile(fi, file.info) {
-				continue
-			}
-			if ok, err := o.config.Matches(path); err != nil {
-				return err
-			} else if ok {
-				return o.errorf(file.path, path)
-			}
-		}
-		return nil
-	})
 }
 
 // below reports whether path lies in dir, which exists, by any name, and where.

@@ -363,8 +363,8 @@ func (r *UltraSimpleReplicator) logEvent(e event) {
 }
 
 // Close stops the loop, lets what is in flight finish and, if Start was called, runs
-// one last cycle within shutdownSyncTimeout. It returns before ctx's deadline even
-// if the target hangs: what is under way is cut off a second before. Idempotent.
+// one last cycle, all within shutdownSyncTimeout (0: what is in flight is cut off). It
+// returns before ctx's deadline even if the target hangs. Idempotent.
 func (r *UltraSimpleReplicator) Close(ctx context.Context, shutdownSyncTimeout time.Duration) error {
 	r.mu.Lock()
 	first := !r.closing
@@ -390,11 +390,13 @@ func (r *UltraSimpleReplicator) close(ctx context.Context, shutdownSyncTimeout t
 	r.mu.Unlock()
 	r.stop()
 
-	workCtx, cancel := withMargin(ctx, closeMargin)
+	marginCtx, cancelMargin := withMargin(ctx, closeMargin)
+	defer cancelMargin()
+	workCtx, cancel := context.WithTimeout(marginCtx, shutdownSyncTimeout)
 	defer cancel()
 	var err error
 	idle := r.finish(workCtx)
-	if idle && looping && !aborted && shutdownSyncTimeout > 0 {
+	if idle && looping && !aborted {
 		err = r.lastCycle(workCtx, shutdownSyncTimeout)
 	}
 	r.detach()
@@ -434,8 +436,6 @@ func (r *UltraSimpleReplicator) finish(ctx context.Context) bool {
 
 // lastCycle uploads what has changed since the last cycle, while there is time.
 func (r *UltraSimpleReplicator) lastCycle(ctx context.Context, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	defer context.AfterFunc(ctx, r.core.cancel)()
 
 	_, err := r.settle(ctx, nil)
@@ -465,10 +465,9 @@ func (r *UltraSimpleReplicator) closeCore(ctx context.Context) error {
 	}
 }
 
-// RefuseDB returns an error if path is a database that multi_db backs up, by this
-// name or by another one of the same file: a second SQLite library that closes the
-// file would drop the locks that this process holds on it. Any other database is from
-// now on never opened by multi_db, whatever names it may get.
+// RefuseDB returns an error if the pattern matches path: one process must not open a
+// database twice, because closing one of the files drops the locks of the other. Any
+// other database is from now on never opened by multi_db, whatever names it gets.
 func (r *UltraSimpleReplicator) RefuseDB(path string) error {
 	managed, err := r.cfg.manages(path)
 	if err != nil {
@@ -499,11 +498,7 @@ func (c *Config) manages(path string) (bool, error) {
 			return matches, err
 		}
 	}
-	info, err := os.Stat(path)
-	if err != nil || linkCount(info) < 2 {
-		return false, nil // SQLite would have to create it, or it has one name
-	}
-	return o.checkLinks([]linkedFile{{path, info}}) != nil, nil
+	return false, nil
 }
 
 // linksMax bounds how many dangling links realPath follows, as the kernel does.

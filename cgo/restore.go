@@ -194,7 +194,7 @@ func checkOutputPath(path string, force bool) error {
 	for _, sidecarPath := range []string{path + "-wal", path + "-journal"} {
 		if _, err := os.Lstat(sidecarPath); err == nil {
 			return fmt.Errorf("cannot restore, SQLite sidecar path already exists: %s. Use -force to overwrite", sidecarPath)
-		} else if !os.IsNotExist(err) {
+		} else if !os.IsNotExist(err) && !errors.Is(err, syscall.ENAMETOOLONG) {
 			return fmt.Errorf("cannot access SQLite sidecar path: %w", err)
 		}
 	}

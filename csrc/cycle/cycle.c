@@ -194,6 +194,19 @@ static int32_t on_listed(void *arg, const char *key, size_t key_len, uint64_t ob
 }
 
 /*
+ * If the clock stands before the newest name, it was set back since: what is read
+ * now shall not look older than what is there. Snapshot times are at most a window
+ * later than names.
+ */
+static void raise_floor(struct us *us, uint32_t newest_name_s)
+{
+	int64_t bound_ns = ((int64_t)newest_name_s + us->window_s + 1) * US_NS_PER_S;
+	if (newest_name_s * US_NS_PER_S > us_clock_wall_ns() && bound_ns > us->floor_ns) {
+		us->floor_ns = bound_ns;
+	}
+}
+
+/*
  * Looks at the names in the target, once per state. Where listing is forbidden
  * (credentials that may only put), the clock has to do. Another failure is the
  * target's: RET_ERR tells, and this cycle uploads nothing.
@@ -222,7 +235,11 @@ static int32_t learn_target(struct us *us, struct us_error *err)
 		us_error_clear(err);
 		return 0;
 	}
-	return rc ? rc : us_state_set_target_known(us->state, time_s, err);
+	if (rc) {
+		return rc;
+	}
+	raise_floor(us, time_s);
+	return us_state_set_target_known(us->state, time_s, err);
 }
 
 static int32_t check_credentials(struct us *us, struct us_error *err)

@@ -32,6 +32,7 @@
 #define DEFERRED_MAX 512
 /* Failures of the network in a row after which a cycle gives up on the target. */
 #define NETWORK_FAILURES_MAX 20
+#define STAGE_UPLOAD "upload"
 /* Of one PutObject: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html */
 #define S3_PUT_LEN_MAX (UINT64_C(5) << 30)
 
@@ -213,7 +214,17 @@ static int tell(struct us *us, const struct us_job *job, uint32_t kind, const ch
 	return us_report_event(us->report, kind, path, stage, message);
 }
 
-static void job_fail(struct us *us, struct us_job *job, const char *stage, const struct us_error *why)
+static void note_failure(struct us *us, int upload)
+{
+	(void)pthread_mutex_lock(&us->mutex);
+	us->now.failed++;
+	us->stats.uploads_failed += upload != 0;
+	(void)pthread_mutex_unlock(&us->mutex);
+}
+
+/* TOLD: the log has this failure already, for the target as a whole. */
+static void job_fail_as(struct us *us, struct us_job *job, const char *stage,
+			const struct us_error *why, int told)
 {
 	struct us_record *record = us_table_acquire(us->table, job->path_hash, 1);
 	if (!record) {
@@ -232,7 +243,8 @@ static void job_fail(struct us *us, struct us_job *job, const char *stage, const
 	char path[US_PATH_TEXT_LEN];
 	escaped_path(us, job, path);
 	us_report_failure(us->report, path, stage, why->message, cycles, since_s * US_NS_PER_S);
-	if (!reported && us_report_event(us->report, US_EVENT_FAILED, path, stage, why->message)) {
+	if (!reported && !told &&
+	    us_report_event(us->report, US_EVENT_FAILED, path, stage, why->message)) {
 		record = us_table_acquire(us->table, job->path_hash, 0);
 		if (record) {
 			record->flags |= US_RECORD_REPORTED;
@@ -242,10 +254,13 @@ static void job_fail(struct us *us, struct us_job *job, const char *stage, const
 	if (is_first) {
 		us_mark_dirty(us, job->path_hash);
 	}
-	(void)pthread_mutex_lock(&us->mutex);
-	us->now.failed++;
-	(void)pthread_mutex_unlock(&us->mutex);
+	note_failure(us, strcmp(stage, STAGE_UPLOAD) == 0);
 	job_free(us, job);
+}
+
+static void job_fail(struct us *us, struct us_job *job, const char *stage, const struct us_error *why)
+{
+	job_fail_as(us, job, stage, why, 0);
 }
 
 /* Records that the target has what these stats describe. */
@@ -326,7 +341,7 @@ void us_give_up_on_target(struct us *us, const struct us_error *why)
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
 	if (first) {
-		(void)us_report_event(us->report, US_EVENT_UNREACHABLE, "", "upload", why->message);
+		(void)us_report_event(us->report, US_EVENT_UNREACHABLE, "", STAGE_UPLOAD, why->message);
 	}
 }
 
@@ -346,8 +361,6 @@ void us_job_put_done(struct us *us, struct us_job *job)
 		if (job->info.snapshot_ns > us->high_water_ns) {
 			us->high_water_ns = job->info.snapshot_ns;
 		}
-	} else if (rc != US_E_CANCELED) {
-		us->stats.uploads_failed++;
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
 	if (give_up) {
@@ -359,7 +372,7 @@ void us_job_put_done(struct us *us, struct us_job *job)
 	} else if (rc == US_E_CANCELED) {
 		job_free(us, job);
 	} else {
-		job_fail(us, job, "upload", &job->put.err);
+		job_fail(us, job, STAGE_UPLOAD, &job->put.err);
 	}
 }
 
@@ -524,7 +537,7 @@ static void process(struct us_worker *w)
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
 	if (down) {
-		job_fail(us, job, "upload", &err);
+		job_fail_as(us, job, STAGE_UPLOAD, &err, 1);
 		return;
 	}
 	if (locate(w, &err)) {
@@ -556,7 +569,7 @@ static void process(struct us_worker *w)
 		(void)us_fail(&err, US_E_UNSUPPORTED,
 			      "the object has %llu bytes; more than 5 GiB cannot be sent to S3 yet",
 			      (unsigned long long)job->object.len);
-		job_fail(us, job, "upload", &err);
+		job_fail(us, job, STAGE_UPLOAD, &err);
 		return;
 	}
 	struct us_record record = { 0 };

@@ -211,7 +211,8 @@ struct us_stats {
 	uint64_t cycles; /* completed since us_open */
 	int64_t last_scan_ns; /* start of the last completed cycle's scan; 0: none yet */
 	uint64_t databases, changed_last_cycle;
-	uint64_t uploads_success, uploads_failed, bytes_uploaded; /* objects, since us_open */
+	/* Objects, since us_open; failed ones include those given up unsent. */
+	uint64_t uploads_success, uploads_failed, bytes_uploaded;
 	uint64_t uploads_skipped_unchanged; /* since us_open */
 	uint64_t unsynced; /* databases whose present state is not in the target */
 	int64_t oldest_unsynced_ns; /* when the oldest was first seen changed (whole seconds); 0: none */

@@ -371,7 +371,7 @@ static int32_t open_or_create(struct us_state *state, const char *target, struct
 			      char *ret_reset, size_t reset_cap, int *ret_fresh, struct us_error *err)
 {
 	struct stat st;
-	const char *why = NULL;
+	const char *why = "there is none";
 	*ret_fresh = 0;
 	ret_reset[0] = '\0';
 	if (lstat(state->path, &st) == 0) {
@@ -380,11 +380,10 @@ static int32_t open_or_create(struct us_state *state, const char *target, struct
 		if (!why) {
 			return run(state, "PRAGMA synchronous = FULL", "open it", err);
 		}
-		(void)snprintf(ret_reset, reset_cap,
-			       "state file \"%s\" cannot be used: %s; beginning a new one, every database "
-			       "is uploaded again",
-			       state->path, why);
 	}
+	(void)snprintf(ret_reset, reset_cap,
+		       "state file \"%s\": %s; beginning a new one, every database is uploaded",
+		       state->path, why);
 	close_db(state);
 	*ret_fresh = 1;
 	us_table_clear(table);

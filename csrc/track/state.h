@@ -22,7 +22,7 @@ struct us_state_info {
  * Takes the lock and opens the state of TARGET (a text that identifies kind,
  * endpoint, bucket or directory, template and format) into TABLE, which is empty.
  * Where there is none, or it is damaged or foreign, a new one is begun and
- * RET_RESET says why in one line ("" if there simply was none: cap bytes).
+ * RET_RESET (RESET_CAP bytes) says why in one line, else it is "".
  * WINDOW_S other than the one recorded moves the epoch to NOW_S, and so does a
  * state that was not closed (what the killed run sent last may not be recorded).
  *

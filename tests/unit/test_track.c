@@ -281,7 +281,7 @@ static void test_state_keeps_records(void **arg)
 	char reset[1024];
 	struct us_table *table = new_table();
 	struct us_state *state = open_state("t", 3600, 1000, table, reset);
-	assert_string_equal(reset, "");
+	assert_non_null(strstr(reset, "there is none"));
 	assert_int_equal(us_state_info(state)->epoch_s, 1000);
 	uint64_t hashes[100];
 	for (uint32_t i = 0; i < 100; i++) {

@@ -464,6 +464,11 @@ void us_template_free(struct us_template *tmpl)
 	us_free(tmpl);
 }
 
+const struct us_pattern *us_template_pattern(const struct us_template *tmpl)
+{
+	return tmpl->pattern;
+}
+
 const char *us_template_list_prefix(const struct us_template *tmpl)
 {
 	return tmpl->list_prefix;

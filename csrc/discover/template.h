@@ -14,7 +14,7 @@ struct us_template;
 
 #define US_KEY_LEN_MAX 1024 /* S3: of the whole key, the object's name included */
 #define US_KEY_COMPONENT_LEN_MAX 255
-/* "/20060102T150405Z.db.lz4": what the object's name adds to the key prefix. */
+/* "20060102T150405Z.db.lz4": what the object's name adds to the key prefix. */
 #define US_OBJECT_NAME_LEN 23
 
 /*
@@ -26,6 +26,8 @@ struct us_template;
 int32_t us_template_new(const char *text, const struct us_pattern *pattern, const char *hostname,
 			struct us_template **ret_template, struct us_error *err);
 void us_template_free(struct us_template *tmpl);
+/* The pattern it was compiled against. */
+const struct us_pattern *us_template_pattern(const struct us_template *tmpl);
 
 /*
  * Writes the key prefix of PATH (no leading or trailing slash) and a NUL to

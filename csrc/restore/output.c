@@ -35,6 +35,7 @@
 #include <unistd.h>
 
 #include "../base/clock.h"
+#include "../base/tree.h"
 
 #define PENDING_BYTE 0x40000000
 #define RESERVED_BYTE (PENDING_BYTE + 1)
@@ -74,16 +75,55 @@ static int32_t make_names(struct us_output *o, struct us_error *err)
 	return 0;
 }
 
-static int32_t open_dir(struct us_output *o, struct us_error *err)
+/* Opens the first LEN bytes of o->dir. A descriptor, -1 if that does not exist, or
+ * US_E_*, which are less. */
+static int32_t open_part(const struct us_output *o, size_t len, struct us_error *err)
 {
-	o->dir_fd = open(o->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (o->dir_fd < 0 && errno != ENOENT) {
+	char path[PATH_MAX];
+	struct us_error own = US_ERROR_INIT;
+	size_t top_len = o->tree_len && o->tree_len < len ? o->tree_len : len;
+	memcpy(path, o->dir, len);
+	path[len] = '\0';
+	char after = path[top_len];
+	path[top_len] = '\0';
+	int top_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	path[top_len] = after;
+	if (top_fd < 0 && errno != ENOENT) {
 		return us_fail_errno(err, errno, "cannot open the directory of \"%s\"", o->shown);
 	}
-	return 0;
+	if (top_fd < 0 || top_len == len) {
+		return top_fd;
+	}
+	const char *rel = path + top_len + (o->tree_len > 1);
+	int32_t fd = us_tree_open(top_fd, rel, O_RDONLY | O_DIRECTORY, o->shown, &own);
+	(void)close(top_fd); /* a directory */
+	if (fd < 0 && own.sys_errno == ENOENT) {
+		return -1;
+	}
+	if (fd < 0 && err) {
+		*err = own;
+	}
+	return fd < 0 ? own.code : fd;
 }
 
-int32_t us_output_open(struct us_output *o, const char *path, struct us_error *err)
+static int32_t open_dir(struct us_output *o, struct us_error *err)
+{
+	int32_t fd = open_part(o, strlen(o->dir), err);
+	o->dir_fd = fd < -1 ? -1 : fd;
+	return fd < -1 ? fd : 0;
+}
+
+/* The length of TREE if DIR lies below it, else 0. */
+static size_t tree_len_of(const char *dir, const char *tree)
+{
+	size_t len = strlen(tree);
+	if (len == 1) {
+		return dir[0] == '/';
+	}
+	return strncmp(dir, tree, len) == 0 && dir[len] == '/' ? len : 0;
+}
+
+int32_t us_output_open(struct us_output *o, const char *path, const char *tree, struct us_error *err)
 {
 	size_t len = strlen(path);
 	const char *slash = strrchr(path, '/');
@@ -105,6 +145,7 @@ int32_t us_output_open(struct us_output *o, const char *path, struct us_error *e
 		dir_len = 1;
 	}
 	o->dir[dir_len] = '\0';
+	o->tree_len = tree_len_of(o->dir, tree);
 	int32_t rc = make_names(o, err);
 	return rc ? rc : open_dir(o, err);
 }
@@ -460,50 +501,57 @@ int32_t us_output_sync_dir(const struct us_output *o, struct us_error *err)
 
 /* ----------------------------------------------- directory and temporary file */
 
-/* Makes the entry of the directory PATH durable, in its parent. */
-static int32_t sync_parent(const struct us_output *o, const char *path, struct us_error *err)
+/* Makes the directory that is the first LEN bytes of o->dir, durably, if it does not
+ * exist. Its parent does. */
+static int32_t make_part(struct us_output *o, size_t len, struct us_error *err)
 {
-	char parent[PATH_MAX];
-	const char *slash = strrchr(path, '/');
-	size_t len = slash ? (size_t)(slash - path) : 0;
-	memcpy(parent, path, len);
-	if (len == 0) {
-		parent[len++] = slash ? '/' : '.';
+	char name[NAME_MAX + 1];
+	size_t start = len;
+	while (start > 0 && o->dir[start - 1] != '/') {
+		start--;
 	}
-	parent[len] = '\0';
-	int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	int failed = fd < 0 || fsync(fd);
-	int saved = errno;
-	if (fd >= 0) {
-		(void)close(fd); /* a directory */
+	if (start == len) {
+		return 0; /* the root, or a doubled slash */
 	}
-	return failed ? us_fail_errno(err, saved, "cannot make the directory of \"%s\" durable",
-				      o->shown)
-		      : 0;
+	if (len - start > NAME_MAX) {
+		return us_fail_errno(err, ENAMETOOLONG, "cannot create the directory of \"%s\"", o->shown);
+	}
+	memcpy(name, o->dir + start, len - start);
+	name[len - start] = '\0';
+	int32_t parent_fd = start > 1 ? open_part(o, start - 1, err)
+				      : open(start ? "/" : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (parent_fd < 0) {
+		return parent_fd < -1 ? parent_fd
+				      : us_fail_errno(err, ENOENT, "cannot open the directory of \"%s\"",
+						      o->shown);
+	}
+	int32_t rc = 0;
+	if (!mkdirat(parent_fd, name, 0700)) {
+		if (o->made_len == 0 || len < o->made_len) {
+			o->made_len = len;
+		}
+		if (fsync(parent_fd)) {
+			rc = us_fail_errno(err, errno, "cannot make the directory of \"%s\" durable",
+					   o->shown);
+		}
+	} else if (errno != EEXIST) {
+		rc = us_fail_errno(err, errno, "cannot create the directory of \"%s\"", o->shown);
+	}
+	(void)close(parent_fd); /* a directory, synced */
+	return rc;
 }
 
 /* mkdir -p of o->dir, then opens it. */
 static int32_t make_dir(struct us_output *o, struct us_error *err)
 {
-	char path[PATH_MAX];
 	size_t whole = strlen(o->dir);
 	for (size_t len = 1; len <= whole; len++) {
 		if (len < whole && o->dir[len] != '/') {
 			continue;
 		}
-		memcpy(path, o->dir, len);
-		path[len] = '\0';
-		if (!mkdir(path, 0700)) {
-			if (o->made_len == 0 || len < o->made_len) {
-				o->made_len = len;
-			}
-			int32_t rc = sync_parent(o, path, err);
-			if (rc) {
-				return rc;
-			}
-		} else if (errno != EEXIST) {
-			return us_fail_errno(err, errno, "cannot create the directory of \"%s\"",
-					     o->shown);
+		int32_t rc = make_part(o, len, err);
+		if (rc) {
+			return rc;
 		}
 	}
 	int32_t rc = open_dir(o, err);

@@ -23,6 +23,7 @@ struct us_output {
 	const char *path;               /* borrowed */
 	char shown[US_ESCAPE_SHOW_LEN]; /* path for messages */
 	char dir[PATH_MAX];
+	size_t tree_len; /* of DIR: below that no link is followed; 0: DIR is the operator's own */
 	size_t made_len; /* of the first directory that was made, a prefix of DIR; 0: none */
 	int dir_fd;      /* -1: the directory does not exist (yet) */
 	int temp_fd;     /* the file being restored, or -1 */
@@ -35,9 +36,11 @@ struct us_output {
 	char before_side[US_SIDE_COUNT][US_HIDDEN_NAME_LEN_MAX + 1];
 };
 
-/* Splits PATH (borrowed) and opens its directory if that exists. Paired with
- * us_output_close, which is safe after a failure. */
-int32_t us_output_open(struct us_output *o, const char *path, struct us_error *err);
+/* Splits PATH (borrowed) and opens its directory if that exists. Below the directory
+ * TREE, which others may write to, no link is followed. Paired with us_output_close,
+ * which is safe after a failure. */
+int32_t us_output_open(struct us_output *o, const char *path, const char *tree,
+		       struct us_error *err);
 /* Closes; removes the temporary file if it is still there, and directories that
  * were made for it and are empty. */
 void us_output_close(struct us_output *o);

@@ -28,6 +28,7 @@
 #define MODE_MASK 0777u /* set-id bits make no sense on a database */
 
 struct restore {
+	const char *tree; /* where the pattern looks: no link is followed below it */
 	const struct us_restore_options *options;
 	struct us_origin origin;
 	struct us_choice choice;
@@ -155,7 +156,7 @@ static int32_t fetch_and_place(struct restore *r, struct us_error *err)
 static int32_t run(struct restore *r, int *ret_skip, struct us_error *err)
 {
 	const char *output = r->options->output_path;
-	int32_t rc = us_output_open(&r->output, output ? output : r->options->path, err);
+	int32_t rc = us_output_open(&r->output, output ? output : r->options->path, r->tree, err);
 	if (!rc) {
 		rc = check_output(r, ret_skip, err);
 	}
@@ -203,6 +204,7 @@ int32_t us_restore_one(struct us_store *store, const struct us_template *tmpl,
 	}
 	int skip = 0;
 	r->options = options;
+	r->tree = us_pattern_prefix(us_template_pattern(tmpl));
 	r->origin = (struct us_origin){ .store = store,
 					.key_prefix = r->key_prefix,
 					.escaped_path = r->escaped_path,

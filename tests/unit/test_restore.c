@@ -2,6 +2,8 @@
 /* Which backup is restored, what is refused in one, and what a restore leaves. */
 #include "restore_support.h"
 
+#include "../../csrc/restore/output.h"
+
 #include <pthread.h>
 
 #define S(n) ((n)*US_NS_PER_S)
@@ -298,6 +300,36 @@ static void test_dry_run_writes_nothing(void **state)
 	assert_true(picture(root) == before);
 	memory.objects[0].data[memory.objects[0].len - 3] ^= 1;
 	assert_int_equal(restore(in_root("y.db"), US_RESTORE_DRY_RUN), US_E_OBJECT);
+}
+
+/* Below the pattern's directory others can plant links; above it, the operator does. */
+static void test_no_link_below_the_tree(void **state)
+{
+	(void)state;
+	struct us_output o;
+	struct us_error err = US_ERROR_INIT;
+	char path[SCRATCH_LEN + 128], tree[SCRATCH_LEN + 64];
+	(void)snprintf(tree, sizeof(tree), "%s/tree", root);
+	assert_int_equal(mkdir(tree, 0700), 0);
+	assert_int_equal(mkdir(in_root("elsewhere"), 0700), 0);
+	assert_int_equal(symlink("../elsewhere", in_root("tree/acme")), 0);
+	static const char *const names[] = { "tree/acme/x.db", "tree/acme/new/x.db" };
+	for (size_t i = 0; i < 2; i++) {
+		(void)snprintf(path, sizeof(path), "%s/%s", root, names[i]);
+		assert_int_equal(us_output_open(&o, path, tree, &err), US_E_NOTFOUND);
+		assert_non_null(strstr(err.message, "symbolic link"));
+		us_output_close(&o);
+		assert_int_equal(us_output_open(&o, path, "/data", &err), 0);
+		us_output_close(&o);
+	}
+	assert_int_equal(count_entries(in_root("elsewhere"), ""), 0);
+	/* Real directories are made, one by one, and go again if nothing comes of it. */
+	(void)snprintf(path, sizeof(path), "%s/a/b/x.db", tree);
+	assert_int_equal(us_output_open(&o, path, tree, &err), 0);
+	assert_int_equal(us_output_temp(&o, NULL, &err), 0);
+	assert_true(is_there(in_root("tree/a/b")));
+	us_output_close(&o);
+	assert_false(is_there(in_root("tree/a")));
 }
 
 /* ---------------------------------------------------------------- choosing */
@@ -790,6 +822,7 @@ int main(void)
 		TEST(integrity_check),
 		TEST(disk_full),
 		TEST(many_at_once),
+		TEST(no_link_below_the_tree),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

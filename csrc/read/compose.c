@@ -48,7 +48,8 @@ static int64_t read_header(const struct us_compose *m, uint8_t ret[DB_HEADER_LEN
 
 static int32_t check_page_size(const struct us_compose *m, uint32_t page_size, struct us_error *err)
 {
-	if (page_size < PAGE_SIZE_MIN || page_size > PAGE_SIZE_MAX || (page_size & (page_size - 1))) {
+	if (page_size < PAGE_SIZE_MIN || page_size > PAGE_SIZE_MAX ||
+	    (page_size & (page_size - 1))) {
 		return us_fail(err, US_E_CORRUPT, "the header of \"%s\" says page size %u",
 			       m->display, page_size);
 	}
@@ -57,8 +58,9 @@ static int32_t check_page_size(const struct us_compose *m, uint32_t page_size, s
 			       m->display, page_size, m->wal_page_size);
 	}
 	if (m->journal_page_size && m->journal_page_size != page_size) {
-		return us_fail(err, US_E_CORRUPT, "\"%s\" has pages of %u bytes, its -journal of %u",
-			       m->display, page_size, m->journal_page_size);
+		return us_fail(err, US_E_CORRUPT,
+			       "\"%s\" has pages of %u bytes, its -journal of %u", m->display,
+			       page_size, m->journal_page_size);
 	}
 	return 0;
 }
@@ -73,10 +75,11 @@ static int32_t choose_page_count(struct us_compose *m, const uint8_t *header, st
 	uint64_t count = is_valid ? said : there;
 	if (count > there || count == 0 || count > PAGES_MAX ||
 	    (is_valid && !m->wal_page_count && m->base_len < count * m->page_size)) {
-		return us_fail(err, US_E_CORRUPT,
-			       "\"%s\" is shorter than its header says: %llu pages of %u bytes, not %u",
-			       m->display, (unsigned long long)(m->base_len / m->page_size),
-			       m->page_size, said);
+		return us_fail(
+			err, US_E_CORRUPT,
+			"\"%s\" is shorter than its header says: %llu pages of %u bytes, not %u",
+			m->display, (unsigned long long)(m->base_len / m->page_size), m->page_size,
+			said);
 	}
 	m->page_count = (uint32_t)count;
 	return 0;
@@ -181,7 +184,7 @@ static int32_t put_base_piece(struct writer *w, uint32_t pgno, uint32_t count)
 	const struct us_compose *m = w->image;
 	uint64_t off = (uint64_t)(pgno - 1) * m->page_size;
 	size_t len = (size_t)count * m->page_size;
-	size_t there = off >= m->base.len	   ? 0
+	size_t there = off >= m->base.len        ? 0
 		       : m->base.len - off < len ? (size_t)(m->base.len - off)
 						 : len;
 	int32_t rc = append(w, &m->base, off, there);

@@ -106,7 +106,11 @@ static int32_t open_file(struct us_files *f, const char *name, struct us_error *
 int32_t us_files_open(struct us_files *f, const struct us_read_source *source, struct us_error *err)
 {
 	*f = (struct us_files){
-		.source = source, .dir_fd = -1, .db_fd = -1, .wal_fd = -1, .journal_fd = -1,
+		.source = source,
+		.dir_fd = -1,
+		.db_fd = -1,
+		.wal_fd = -1,
+		.journal_fd = -1,
 	};
 	int32_t rc = open_dir(f, err);
 	if (rc) {
@@ -177,8 +181,10 @@ static int32_t open_beside(struct us_files *f, const char *suffix, const struct 
 			   int *ret_fd, struct us_file_stat *ret_stat, struct us_error *err)
 {
 	if (!S_ISREG(seen->st_mode)) {
-		return us_fail(err, US_E_CORRUPT, "\"%s%s\" is a link or a special file, not what "
-			       "SQLite left there", f->source->display, suffix);
+		return us_fail(err, US_E_CORRUPT,
+			       "\"%s%s\" is a link or a special file, not what "
+			       "SQLite left there",
+			       f->source->display, suffix);
 	}
 	*ret_stat = us_file_stat_of(seen);
 	if (seen->st_size == 0) {
@@ -195,7 +201,8 @@ static int32_t open_beside(struct us_files *f, const char *suffix, const struct 
 	*ret_fd = fd;
 	struct stat st;
 	if (fstat(fd, &st)) {
-		return us_fail_errno(err, errno, "cannot stat \"%s%s\"", f->source->display, suffix);
+		return us_fail_errno(err, errno, "cannot stat \"%s%s\"", f->source->display,
+				     suffix);
 	}
 	if (!S_ISREG(st.st_mode) || st.st_ino != seen->st_ino) {
 		return came_and_went(f, suffix, err);

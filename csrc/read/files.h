@@ -13,21 +13,21 @@
  * the locks of that moment. -wal and -journal are looked up by name each time.
  */
 struct us_files {
-	const struct us_read_source *source; /* borrowed */
-	char name[US_FILE_NAME_CAP];	     /* of the database in its directory */
+	const struct us_read_source *source;   /* borrowed */
+	char name[US_FILE_NAME_CAP];           /* of the database in its directory */
 	int dir_fd, db_fd, wal_fd, journal_fd; /* -1: not open */
-	int dir_is_prefix;		       /* dir_fd is the source's */
+	int dir_is_prefix;                     /* dir_fd is the source's */
 	uint32_t mode, uid, gid;
 
 	/* set by us_files_look, in this order */
-	int64_t clock_ns; /* us_clock_file_ns() */
+	int64_t clock_ns;         /* us_clock_file_ns() */
 	int64_t mono_ns, wall_ns; /* the same moment by the other clocks */
 	struct us_file_stat db;
 	struct us_locks locks;
 	struct us_file_stat wal, journal; /* all zero: no such file */
-	int wal_live;	  /* it has a valid header: WAL_HEADER */
-	int journal_live; /* it could be hot: its first byte is not zero */
-	int dotfile;	  /* unix-dotfile's lock stands beside it */
+	int wal_live;                     /* it has a valid header: WAL_HEADER */
+	int journal_live;                 /* it could be hot: its first byte is not zero */
+	int dotfile;                      /* unix-dotfile's lock stands beside it */
 	struct us_wal_header wal_header;
 };
 

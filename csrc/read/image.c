@@ -77,7 +77,7 @@ struct attempt {
 	int shared; /* the SHARED lock is held */
 
 	int use_wal, use_journal; /* what lies over the database file */
-	int is_live;		  /* streamed from the files themselves */
+	int is_live;              /* streamed from the files themselves */
 	struct us_source db, wal, journal;
 	int spool_db_fd, spool_wal_fd; /* -1: none */
 	struct us_wal_scan wal_scan;
@@ -170,7 +170,8 @@ static int32_t check_calm(const struct attempt *a, struct us_error *err)
 static int32_t read_is_wal_mode(const struct attempt *a, int *ret_is_wal, struct us_error *err)
 {
 	uint8_t versions[2] = { 0, 0 };
-	int64_t n = us_read_at(a->files.db_fd, versions, sizeof(versions), 18, a->source->display, err);
+	int64_t n =
+		us_read_at(a->files.db_fd, versions, sizeof(versions), 18, a->source->display, err);
 	if (n < 0) {
 		return (int32_t)n;
 	}
@@ -189,7 +190,8 @@ static int32_t check_locks(const struct attempt *a, struct us_error *err)
 	if (is_begun_only && a->source->patient && !a->use_journal) {
 		return 0;
 	}
-	if (locks->shared && !locks->reserved && a->files.wal.inode != 0 && !a->files.journal_live) {
+	if (locks->shared && !locks->reserved && a->files.wal.inode != 0 &&
+	    !a->files.journal_live) {
 		int is_wal_mode = 0;
 		int32_t rc = read_is_wal_mode(a, &is_wal_mode, err);
 		if (rc || is_wal_mode) {
@@ -264,8 +266,10 @@ static int32_t wal_len_now(const struct attempt *a, uint64_t *ret_len, struct us
 
 static int32_t scan_wal_on(struct attempt *a, struct us_error *err)
 {
-	struct us_window window = { .source = &a->wal, .what = a->source->display,
-				    .buf = a->reader->chunk, .cap = CHUNK_LEN };
+	struct us_window window = { .source = &a->wal,
+				    .what = a->source->display,
+				    .buf = a->reader->chunk,
+				    .cap = CHUNK_LEN };
 	return us_wal_scan_run(&a->wal_scan, &window, &a->reader->wal_overlay, err);
 }
 
@@ -455,8 +459,9 @@ static int32_t scan_journal(struct attempt *a, struct us_error *err)
 	}
 	uint32_t page_size = us_get_be16(field);
 	page_size = page_size == 1 ? 65536 : page_size ? page_size : DEFAULT_PAGE_SIZE;
-	struct us_window window = { .source = &a->journal, .what = a->source->display,
-				    .buf = r->chunk, .cap = CHUNK_LEN };
+	struct us_window window = {
+		.source = &a->journal, .what = a->source->display, .buf = r->chunk, .cap = CHUNK_LEN
+	};
 	rc = us_journal_scan(&window, page_size, &r->journal_overlay, &journal, err);
 	if (rc || !journal.rolled_back) {
 		return rc;

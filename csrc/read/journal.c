@@ -162,7 +162,8 @@ int32_t us_journal_scan(struct us_window *window, uint32_t default_page_size,
 	struct us_journal journal = { 0 };
 	struct playback play = { .sector_size = SECTOR_SIZE_DEFAULT };
 	if (window->source->len > JOURNAL_LEN_MAX) {
-		return us_fail(err, US_E_UNSUPPORTED, "\"%s-journal\" is longer than 32 GiB", window->what);
+		return us_fail(err, US_E_UNSUPPORTED, "\"%s-journal\" is longer than 32 GiB",
+			       window->what);
 	}
 	overlay->count = 0;
 	overlay->start = 4;
@@ -190,7 +191,8 @@ static int32_t read_super_name(const struct us_source *source, const char *what,
 	if (source->len < SUPER_TAIL_LEN) {
 		return 0;
 	}
-	int64_t n = us_source_read(source, source->len - SUPER_TAIL_LEN, tail, sizeof(tail), what, err);
+	int64_t n =
+		us_source_read(source, source->len - SUPER_TAIL_LEN, tail, sizeof(tail), what, err);
 	if (n < 0) {
 		return (int32_t)n;
 	}
@@ -249,17 +251,21 @@ int32_t us_journal_is_open(const struct us_source *source, int dir_fd, const cha
 	}
 	if (name[0] != '/') {
 		return us_fail(err, US_E_CORRUPT,
-			       "\"%s-journal\" names a super-journal without an absolute path", what);
+			       "\"%s-journal\" names a super-journal without an absolute path",
+			       what);
 	}
 	if (!fstatat(AT_FDCWD, name, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT)) {
 		if (S_ISLNK(st.st_mode)) {
-			return us_fail(err, US_E_CORRUPT,
-				       "\"%s-journal\" names a super-journal that is a symbolic link", what);
+			return us_fail(
+				err, US_E_CORRUPT,
+				"\"%s-journal\" names a super-journal that is a symbolic link",
+				what);
 		}
 		return !S_ISREG(st.st_mode) || st.st_size > 0; /* as unixAccess() has it */
 	}
 	if (errno != ENOENT && errno != ENOTDIR) {
-		return us_fail_errno(err, errno, "cannot look for the super-journal that \"%s-journal\" names",
+		return us_fail_errno(err, errno,
+				     "cannot look for the super-journal that \"%s-journal\" names",
 				     what);
 	}
 	if (is_made_here(name)) {
@@ -270,7 +276,8 @@ int32_t us_journal_is_open(const struct us_source *source, int dir_fd, const cha
 		return 1;
 	}
 	return us_fail(err, US_E_ACCESS,
-		       "\"%s-journal\" names a super-journal in a directory that cannot be seen from here; "
+		       "\"%s-journal\" names a super-journal in a directory that cannot be seen "
+		       "from here; "
 		       "let the application open the database once",
 		       what);
 }

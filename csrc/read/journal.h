@@ -6,9 +6,9 @@
 
 /* What a hot journal says about the database before its transaction. */
 struct us_journal {
-	int rolled_back;      /* 0: the first header is not valid, nothing is undone */
-	uint32_t page_size;   /* of the records */
-	uint32_t page_count;  /* the database is cut or extended to this many pages */
+	int rolled_back;       /* 0: the first header is not valid, nothing is undone */
+	uint32_t page_size;    /* of the records */
+	uint32_t page_count;   /* the database is cut or extended to this many pages */
 	uint32_t page_highest; /* highest page that a record restores; 0: none */
 };
 

@@ -101,7 +101,8 @@ void us_overlay_seal(struct us_overlay *overlay)
 	sort(overlay->keys, overlay->count);
 	size_t kept = 0;
 	for (size_t i = 0; i < overlay->count; i++) {
-		if (i + 1 == overlay->count || overlay->keys[i] >> 32 != overlay->keys[i + 1] >> 32) {
+		if (i + 1 == overlay->count ||
+		    overlay->keys[i] >> 32 != overlay->keys[i + 1] >> 32) {
 			overlay->keys[kept++] = overlay->keys[i];
 		}
 	}

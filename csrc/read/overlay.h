@@ -17,7 +17,7 @@ struct us_overlay {
 	uint64_t *keys;
 	size_t count, cap;
 	struct us_source source; /* the file the places are in */
-	uint64_t start;		 /* a version's data is at start + place * stride */
+	uint64_t start;          /* a version's data is at start + place * stride */
 	uint32_t stride;
 };
 

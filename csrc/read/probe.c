@@ -27,7 +27,8 @@
 #define LOCK_PAUSE_NS (2 * US_NS_PER_MS)
 
 /* 1 if someone's write lock is in the range, 0, or US_E_IO. */
-static int32_t probe_range(int db_fd, off_t start, off_t len, int32_t *ret_pid, struct us_error *err)
+static int32_t probe_range(int db_fd, off_t start, off_t len, int32_t *ret_pid,
+			   struct us_error *err)
 {
 	struct flock lock = {
 		.l_type = F_RDLCK,
@@ -74,8 +75,8 @@ int32_t us_locks_fail(const struct us_locks *locks, const char *display, struct 
 					     : "write";
 	if (locks->pid > 0) {
 		return us_fail(err, US_E_BUSY,
-			       "locked by another process: %s lock held by process %d on \"%s\"", name,
-			       locks->pid, display);
+			       "locked by another process: %s lock held by process %d on \"%s\"",
+			       name, locks->pid, display);
 	}
 	return us_fail(err, US_E_BUSY, "locked by another process: %s lock held on \"%s\"", name,
 		       display);

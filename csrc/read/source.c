@@ -57,8 +57,8 @@ int64_t us_source_read(const struct us_source *source, uint64_t off, void *ret, 
 	return (int64_t)len;
 }
 
-int32_t us_window_view(struct us_window *window, uint64_t off, size_t len,
-		       const uint8_t **ret_view, struct us_error *err)
+int32_t us_window_view(struct us_window *window, uint64_t off, size_t len, const uint8_t **ret_view,
+		       struct us_error *err)
 {
 	const struct us_source *source = window->source;
 	if (off > source->len || len > source->len - off) {
@@ -71,7 +71,8 @@ int32_t us_window_view(struct us_window *window, uint64_t off, size_t len,
 	}
 	if (off < window->off || off - window->off > window->len ||
 	    len > window->len - (size_t)(off - window->off)) {
-		int64_t n = us_source_read(source, off, window->buf, window->cap, window->what, err);
+		int64_t n =
+			us_source_read(source, off, window->buf, window->cap, window->what, err);
 		if (n < 0) {
 			return (int32_t)n;
 		}

@@ -9,8 +9,8 @@
 /* Bytes that are read by position: a file, or a copy of one in memory. */
 struct us_source {
 	const uint8_t *mem; /* NULL: read from FD. Borrowed */
-	int fd;		    /* borrowed */
-	uint64_t len;	    /* bytes that count; what lies behind is not looked at */
+	int fd;             /* borrowed */
+	uint64_t len;       /* bytes that count; what lies behind is not looked at */
 };
 
 /* Reads until LEN bytes or the end of the file. Returns the count, or US_E_IO
@@ -34,8 +34,8 @@ struct us_window {
 
 /* Sets *RET_VIEW to LEN bytes at OFF, valid until the next call; NULL if the
  * source ends before. Returns 0 or US_E_IO. */
-int32_t us_window_view(struct us_window *window, uint64_t off, size_t len,
-		       const uint8_t **ret_view, struct us_error *err);
+int32_t us_window_view(struct us_window *window, uint64_t off, size_t len, const uint8_t **ret_view,
+		       struct us_error *err);
 
 /*
  * Copies the first LEN bytes of FD (fewer if it ends before) into a file in the

@@ -26,10 +26,10 @@ int us_wal_header_parse(const uint8_t *bytes, size_t len, struct us_wal_header *
 /* Where the scan of a WAL stands; begin with us_wal_scan_init. */
 struct us_wal_scan {
 	struct us_wal_header header;
-	struct us_wal_sum sum; /* over all valid frames so far */
-	uint32_t frame_count;	   /* valid frames so far */
+	struct us_wal_sum sum;     /* over all valid frames so far */
+	uint32_t frame_count;      /* valid frames so far */
 	uint32_t committed_frames; /* those up to the last commit frame */
-	uint32_t page_count;	   /* image size of the last commit; 0: no commit yet */
+	uint32_t page_count;       /* image size of the last commit; 0: no commit yet */
 };
 
 void us_wal_scan_init(struct us_wal_scan *scan, const struct us_wal_header *header,

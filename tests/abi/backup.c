@@ -50,7 +50,8 @@ static int restore(struct us *us, const char *path, const char *output, struct u
 	if (us_restore(us, &options, &result, err) != US_OK) {
 		return fail("restore", err);
 	}
-	printf("restored %llu bytes from %s\n", (unsigned long long)result.database_len, result.key);
+	printf("restored %llu bytes from %s\n", (unsigned long long)result.database_len,
+	       result.key);
 	return 0;
 }
 

@@ -47,7 +47,8 @@ int main(int argc, char **argv)
 		}
 		(void)snprintf(number, sizeof(number), "%016lx", i);
 		memcpy(marker, number, 16);
-		(void)snprintf(path, sizeof(path), "%s/g%05ld/t%07ld.db", argv[2], i / per_directory, i);
+		(void)snprintf(path, sizeof(path), "%s/g%05ld/t%07ld.db", argv[2],
+			       i / per_directory, i);
 		int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
 		if (fd < 0 || write(fd, image, len) != (ssize_t)len || close(fd)) {
 			die_errno(path);

@@ -71,7 +71,8 @@ static void list_group(struct floor *f, const char *group)
 		}
 		if (f->count == f->cap) {
 			f->cap = f->cap ? f->cap * 2 : 4096;
-			f->databases = realloc(f->databases, (size_t)f->cap * sizeof(f->databases[0]));
+			f->databases =
+				realloc(f->databases, (size_t)f->cap * sizeof(f->databases[0]));
 			if (!f->databases) {
 				die_errno("realloc");
 			}
@@ -121,19 +122,21 @@ static size_t encode(struct worker *w, size_t image_len)
 	size_t len = LZ4F_compressBegin(w->lz4, w->object, w->object_cap, &prefs);
 	for (size_t at = 0; at < image_len && !LZ4F_isError(len);) {
 		size_t piece = image_len - at < 65536 ? image_len - at : 65536;
-		size_t n = LZ4F_compressUpdate(w->lz4, w->object + len, w->object_cap - len, w->image + at,
-					       piece, NULL);
+		size_t n = LZ4F_compressUpdate(w->lz4, w->object + len, w->object_cap - len,
+					       w->image + at, piece, NULL);
 		len = LZ4F_isError(n) ? n : len + n;
 		at += piece;
 	}
-	size_t n = LZ4F_isError(len) ? len
-				     : LZ4F_compressEnd(w->lz4, w->object + len, w->object_cap - len, NULL);
+	size_t n = LZ4F_isError(len)
+			   ? len
+			   : LZ4F_compressEnd(w->lz4, w->object + len, w->object_cap - len, NULL);
 	if (LZ4F_isError(n)) {
 		die("LZ4F", LZ4F_getErrorName(n));
 	}
 	len += n;
 	uint8_t digest[32];
-	if (!EVP_DigestInit_ex(w->sha, EVP_sha256(), NULL) || !EVP_DigestUpdate(w->sha, w->object, len) ||
+	if (!EVP_DigestInit_ex(w->sha, EVP_sha256(), NULL) ||
+	    !EVP_DigestUpdate(w->sha, w->object, len) ||
 	    !EVP_DigestFinal_ex(w->sha, digest, NULL)) {
 		die("SHA-256", "failed");
 	}
@@ -216,9 +219,11 @@ int main(int argc, char **argv)
 	struct floor f = { .count = 0 };
 	struct lap begin = lap_now();
 	f.root_fd = open(argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (mkdir(argv[2], 0700) || (f.target_fd = open(argv[2], O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0 ||
+	if (mkdir(argv[2], 0700) ||
+	    (f.target_fd = open(argv[2], O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0 ||
 	    mkdirat(f.target_fd, TMP, 0700) ||
-	    (f.tmp_fd = openat(f.target_fd, TMP, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0 || f.root_fd < 0) {
+	    (f.tmp_fd = openat(f.target_fd, TMP, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0 ||
+	    f.root_fd < 0) {
 		die_errno(argv[2]);
 	}
 	list_all(&f, argv[1]);

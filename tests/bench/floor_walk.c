@@ -32,7 +32,8 @@ static int is_database(const char *name)
 }
 
 /* Calls FN for each name in the directory. */
-static void each_name(int fd, char *listing, void (*fn)(void *arg, int fd, const char *name), void *arg)
+static void each_name(int fd, char *listing, void (*fn)(void *arg, int fd, const char *name),
+		      void *arg)
 {
 	long got;
 	while ((got = syscall(SYS_getdents64, fd, listing, LISTING_LEN)) > 0) {
@@ -89,7 +90,8 @@ static void *walk_main(void *arg)
 		die_errno("malloc");
 	}
 	for (long i; (i = f->next++) < f->count;) {
-		int fd = openat(f->root_fd, f->names[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+		int fd = openat(f->root_fd, f->names[i],
+				O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 		if (fd < 0) {
 			die_errno(f->names[i]);
 		}

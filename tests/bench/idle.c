@@ -41,7 +41,8 @@ int main(int argc, char **argv)
 	if (argc != 6) {
 		die("usage", "idle ROOT TARGET STATE_DIR RUNS THREADS");
 	}
-	long runs = to_long(argv[4], 0, 1000), thread_count = to_long(argv[5], 1, BENCH_THREADS_MAX);
+	long runs = to_long(argv[4], 0, 1000),
+	     thread_count = to_long(argv[5], 1, BENCH_THREADS_MAX);
 	unsigned long long databases = 0;
 	struct us *us = ours_open(argv[1], argv[2], argv[3]);
 	for (int i = 0; ours_cycle(us, &databases, NULL) > 0; i++) {

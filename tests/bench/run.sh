@@ -18,7 +18,7 @@
 #   BENCH_FS=loop    work on a new ext4 of its own (as root): deletions by others on
 #                    a shared one slow the creation of files for minutes
 #
-# Data goes to a new directory below TMPDIR (20 KB a database, 10 KB more for each first sync) and is removed.
+# Data goes to a new directory below TMPDIR (20 KB a database, 12 KB more for each first sync) and is removed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -55,7 +55,7 @@ build() { # NAME SOURCE...
 
 # A new ext4 in a file, for BENCH_FS=loop.
 make_filesystem() {
-	truncate -s "$((count * 120 / 1024 + 512))M" "$tmp/image"
+	truncate -s "$((count * (24 + 14 * (2 * sync_runs + 1)) / 1024 + 512))M" "$tmp/image"
 	mkfs.ext4 -q -N "$((count * (2 + 2 * (2 * sync_runs + 1)) + 65536))" -E lazy_itable_init=0 "$tmp/image"
 	mount -o loop "$tmp/image" "$dir"
 	mounted=1

@@ -16,15 +16,19 @@ import (
 // stock is the pinned release, built from the module cache without our patches.
 var stock = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(sharedDir, "stock-litestream")
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", "github.com/benbjohnson/litestream").Output()
+	// Outside the workspace, where the module is the patched one.
+	list := exec.Command("go", "list", "-m", "-f", "{{.Version}}", "github.com/benbjohnson/litestream")
+	list.Env = append(os.Environ(), "GOWORK=off")
+	dir, err := list.Output()
 	if err != nil {
 		return "", err
 	}
 	if v := strings.TrimSpace(string(dir)); v != "v0.5.18" {
 		return "", fmt.Errorf("go.mod pins %s", v)
 	}
-	cmd := exec.Command("go", "build", "-o", path, "-ldflags", "-X main.Version="+os.Getenv("E2E_STOCK_VERSION"), "github.com/benbjohnson/litestream/cmd/litestream")
-	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
+	cmd := exec.Command("go", "build", "-o", path, "-trimpath", "-tags", "osusergo,netgo,sqlite_omit_load_extension",
+		"-ldflags", "-X main.Version="+os.Getenv("E2E_STOCK_VERSION"), "github.com/benbjohnson/litestream/cmd/litestream")
+	cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build of stock litestream: %v\n%s", err, out)
 	}

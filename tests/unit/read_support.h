@@ -170,7 +170,8 @@ static inline sqlite3 *image_open(struct image *image)
 	image->data[18] = image->data[19] = 1;
 	if (sqlite3_open_v2(":memory:", &db, SQLITE_OPEN_READWRITE, NULL) != SQLITE_OK ||
 	    sqlite3_deserialize(db, "main", image->data, (sqlite3_int64)image->len,
-				(sqlite3_int64)image->len, SQLITE_DESERIALIZE_READONLY) != SQLITE_OK) {
+				(sqlite3_int64)image->len,
+				SQLITE_DESERIALIZE_READONLY) != SQLITE_OK) {
 		(void)sqlite3_close(db);
 		return NULL;
 	}
@@ -181,10 +182,11 @@ static inline int image_is_sound(struct image *image)
 {
 	sqlite3 *db = image_open(image);
 	sqlite3_stmt *stmt = NULL;
-	int sound = db &&
-		    sqlite3_prepare_v2(db, "PRAGMA integrity_check", -1, &stmt, NULL) == SQLITE_OK &&
-		    sqlite3_step(stmt) == SQLITE_ROW &&
-		    strcmp((const char *)sqlite3_column_text(stmt, 0), "ok") == 0;
+	int sound =
+		db &&
+		sqlite3_prepare_v2(db, "PRAGMA integrity_check", -1, &stmt, NULL) == SQLITE_OK &&
+		sqlite3_step(stmt) == SQLITE_ROW &&
+		strcmp((const char *)sqlite3_column_text(stmt, 0), "ok") == 0;
 	(void)sqlite3_finalize(stmt);
 	(void)sqlite3_close(db);
 	return sound;

@@ -61,11 +61,12 @@ static void fill(sqlite3 *db, const char *journal_mode, int page_size, int rows)
 	assert_int_equal(sql(db, "PRAGMA page_size=%d", page_size), SQLITE_OK);
 	assert_int_equal(sql(db, "PRAGMA journal_mode=%s", journal_mode), SQLITE_OK);
 	assert_int_equal(sql(db, "CREATE TABLE t(id INTEGER PRIMARY KEY, b)"), SQLITE_OK);
-	assert_int_equal(sql(db,
-			     "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i<%d)"
-			     " INSERT INTO t(b) SELECT randomblob(700) FROM c",
-			     rows),
-			 SQLITE_OK);
+	assert_int_equal(
+		sql(db,
+		    "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i<%d)"
+		    " INSERT INTO t(b) SELECT randomblob(700) FROM c",
+		    rows),
+		SQLITE_OK);
 }
 
 static void make_db(const char *name, const char *journal_mode, int page_size, int rows)
@@ -102,7 +103,8 @@ static void make_wal_db(const char *name, int page_size, int rows)
 	assert_int_equal(sql(db, "PRAGMA wal_checkpoint(TRUNCATE)"), SQLITE_OK);
 	assert_int_equal(sql(db, "PRAGMA wal_autocheckpoint=0"), SQLITE_OK);
 	for (int i = 0; i < 5; i++) {
-		assert_int_equal(sql(db, "UPDATE t SET b=randomblob(700) WHERE id%%5=%d", i), SQLITE_OK);
+		assert_int_equal(sql(db, "UPDATE t SET b=randomblob(700) WHERE id%%5=%d", i),
+				 SQLITE_OK);
 		assert_int_equal(sql(db, "INSERT INTO t(b) VALUES(randomblob(3000))"), SQLITE_OK);
 	}
 	copy_state("made.db", name);
@@ -401,10 +403,12 @@ static void expect_foreign(uint64_t foreign_inode, int32_t code)
 	struct stat st;
 	int prefix_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_int_equal(fstatat(prefix_fd, "x.db", &st, 0), 0);
-	struct us_read_source source = {
-		.prefix_fd = prefix_fd, .rel = "x.db", .display = "x.db", .inode = st.st_ino,
-		.is_foreign = is_foreign, .arg = &foreign_inode
-	};
+	struct us_read_source source = { .prefix_fd = prefix_fd,
+					 .rel = "x.db",
+					 .display = "x.db",
+					 .inode = st.st_ino,
+					 .is_foreign = is_foreign,
+					 .arg = &foreign_inode };
 	struct us_image_sink sink = { image_begin, image_write, &image };
 	struct us_image_info info;
 	us_error_clear(&err);
@@ -505,8 +509,9 @@ static void test_dotfile(void **state)
 	(void)state;
 	sqlite3 *db;
 	make_db("x.db", "DELETE", 4096, 5);
-	assert_int_equal(sqlite3_open_v2(path_of("x.db"), &db, SQLITE_OPEN_READWRITE, "unix-dotfile"),
-			 SQLITE_OK);
+	assert_int_equal(
+		sqlite3_open_v2(path_of("x.db"), &db, SQLITE_OPEN_READWRITE, "unix-dotfile"),
+		SQLITE_OK);
 	assert_int_equal(sql(db, "BEGIN IMMEDIATE"), SQLITE_OK);
 	settle();
 	expect("x.db", US_E_BUSY, "unix-dotfile");
@@ -762,11 +767,29 @@ static void test_journal_headers(void **state)
 	static const struct {
 		uint32_t off, value;
 	} pokes[] = {
-		{ 0, 0 },	     { 0, 0xd9d50500 },	 { 8, 0 },     { 8, 3 },    { 8, 0xffffffff },
-		{ 8, 0xfffffffe },   { 12, 1 },		 { 16, 20 },   { 20, 0 },   { 20, 16 },
-		{ 20, 32 },	     { 20, 1024 },	 { 20, 513 },  { 20, 65536 }, { 20, 131072 },
-		{ 24, 0 },	     { 24, 256 },	 { 24, 1000 }, { 24, 131072 }, { 512, 0 },
-		{ 512, 0x00100001 }, { 512 + 1032, 1u << 30 }, { 520, 77 },
+		{ 0, 0 },
+		{ 0, 0xd9d50500 },
+		{ 8, 0 },
+		{ 8, 3 },
+		{ 8, 0xffffffff },
+		{ 8, 0xfffffffe },
+		{ 12, 1 },
+		{ 16, 20 },
+		{ 20, 0 },
+		{ 20, 16 },
+		{ 20, 32 },
+		{ 20, 1024 },
+		{ 20, 513 },
+		{ 20, 65536 },
+		{ 20, 131072 },
+		{ 24, 0 },
+		{ 24, 256 },
+		{ 24, 1000 },
+		{ 24, 131072 },
+		{ 512, 0 },
+		{ 512, 0x00100001 },
+		{ 512 + 1032, 1u << 30 },
+		{ 520, 77 },
 	};
 	make_hot_db("hot.db", 1024, 400);
 	for (size_t i = 0; i < sizeof(pokes) / sizeof(pokes[0]); i++) {
@@ -920,10 +943,11 @@ static int32_t read_measured(const char *name, int patient, size_t *ret_heap)
 	assert_int_equal(stat(path_of(name), &st), 0);
 	image.data = realloc(image.data, (size_t)200 << 20);
 	image.cap = (size_t)200 << 20;
-	struct us_read_source source = {
-		.prefix_fd = prefix_fd, .rel = name, .display = name, .inode = st.st_ino,
-		.patient = patient
-	};
+	struct us_read_source source = { .prefix_fd = prefix_fd,
+					 .rel = name,
+					 .display = name,
+					 .inode = st.st_ino,
+					 .patient = patient };
 	struct us_image_sink sink = { image_begin, measuring_write, &image };
 	struct mallinfo2 before = mallinfo2();
 	heap_peak = 0;
@@ -1024,10 +1048,11 @@ static void test_sink_refuses(void **state)
 	settle();
 	assert_int_equal(stat(path_of("x.db"), &st), 0);
 	int prefix_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	struct us_read_source source = {
-		.prefix_fd = prefix_fd, .rel = "x.db", .display = "x.db", .inode = st.st_ino,
-		.patient = 1
-	};
+	struct us_read_source source = { .prefix_fd = prefix_fd,
+					 .rel = "x.db",
+					 .display = "x.db",
+					 .inode = st.st_ino,
+					 .patient = 1 };
 	struct us_image_sink sink = { image_begin, refuse, &image };
 	struct us_image_info info;
 	image.begins = 0;
@@ -1055,7 +1080,8 @@ static void describe(char *text, size_t cap)
 		}
 		int added = snprintf(text + len, cap - len, "%s %ld %ld.%ld %ld.%ld %" PRIx64 "\n",
 				     names[i]->d_name, (long)st.st_ino, (long)st.st_mtim.tv_sec,
-				     st.st_mtim.tv_nsec, (long)st.st_ctim.tv_sec, st.st_ctim.tv_nsec, hash);
+				     st.st_mtim.tv_nsec, (long)st.st_ctim.tv_sec,
+				     st.st_ctim.tv_nsec, hash);
 		len += (size_t)added;
 		bytes_free(&b);
 		free(names[i]);
@@ -1088,7 +1114,8 @@ static void test_nothing_disturbed(void **state)
 	}
 	settle();
 	describe(before, sizeof(before));
-	static const char *const names[] = { "closed.db", "quiet.db", "orphan.db", "hot.db", "live.db" };
+	static const char *const names[] = { "closed.db", "quiet.db", "orphan.db", "hot.db",
+					     "live.db" };
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		expect(names[i], 0, NULL);
 		assert_int_equal(read_with(small_reader, names[i], 1), 0);

@@ -29,11 +29,11 @@
 struct kind {
 	const char *name, *journal_mode;
 	int busy_timeout_ms; /* 0: every SQLITE_BUSY counts */
-	int pause_us;	     /* longest pause between transactions; 0: none */
+	int pause_us;        /* longest pause between transactions; 0: none */
 	int patient, writers;
 	size_t memory_len;
 	int must_succeed; /* some images at least */
-	int bulk_rows;	  /* of 3,000 bytes that stay: more than TIGHT holds */
+	int bulk_rows;    /* of 3,000 bytes that stay: more than TIGHT holds */
 };
 
 struct shared {
@@ -70,7 +70,8 @@ static int transaction(sqlite3 *db, int can_roll_back)
 	}
 	rc = sql(db, "UPDATE t SET n=n+1, pad=randomblob(200+abs(random())%%1500)");
 	if (rc == SQLITE_OK && rng(4) == 0) {
-		rc = sql(db, "INSERT INTO junk SELECT randomblob(3000) FROM t WHERE id<%u", rng(50));
+		rc = sql(db, "INSERT INTO junk SELECT randomblob(3000) FROM t WHERE id<%u",
+			 rng(50));
 	}
 	if (rc == SQLITE_OK && rng(6) == 0) {
 		rc = sql(db, "DELETE FROM junk");
@@ -147,8 +148,9 @@ static void create(const char *path, int bulk_rows)
 static int64_t number_in(struct image *image)
 {
 	sqlite3 *db = image_open(image);
-	int64_t n = sql_int(db, "SELECT CASE WHEN min(n)=max(n) AND count(*)=60 THEN max(n) ELSE -1 END"
-				" FROM t");
+	int64_t n =
+		sql_int(db, "SELECT CASE WHEN min(n)=max(n) AND count(*)=60 THEN max(n) ELSE -1 END"
+			    " FROM t");
 	(void)sqlite3_close(db);
 	return n;
 }
@@ -193,7 +195,8 @@ static void run_kind(const struct kind *kind, int count)
 		}
 		int64_t n = number_in(&image);
 		if (n < last) {
-			fail_msg("%s: image %d is torn or goes back (%" PRId64 " after %" PRId64 ")",
+			fail_msg("%s: image %d is torn or goes back (%" PRId64 " after %" PRId64
+				 ")",
 				 kind->name, images, n, last);
 		}
 		last = n;
@@ -202,8 +205,9 @@ static void run_kind(const struct kind *kind, int count)
 	for (int i = 0; i < kind->writers; i++) {
 		(void)waitpid(pids[i], NULL, 0);
 	}
-	print_message("%-18s %5d images, %5d busy; writers: %5d commits, %d SQLITE_BUSY\n", kind->name,
-		      images, busy, atomic_load(&shared->commits), atomic_load(&shared->busy));
+	print_message("%-18s %5d images, %5d busy; writers: %5d commits, %d SQLITE_BUSY\n",
+		      kind->name, images, busy, atomic_load(&shared->commits),
+		      atomic_load(&shared->busy));
 	assert_int_equal(atomic_load(&shared->other_errors), 0);
 	if (kind->busy_timeout_ms == 0) {
 		assert_int_equal(atomic_load(&shared->busy), 0);
@@ -249,7 +253,8 @@ static void test_live(void **state)
 static int setup(void **state)
 {
 	(void)state;
-	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+		      0);
 	if (shared == MAP_FAILED || scratch_dir(root)) {
 		return -1;
 	}

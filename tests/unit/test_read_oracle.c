@@ -211,12 +211,13 @@ static void write_some(sqlite3 *db, const char *schema, int page_size)
 	case 2:
 		(void)sql(db,
 			  "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i<%u)"
-			  " INSERT INTO %s.t(a,b) SELECT random(), randomblob(abs(random())%%%d) FROM c",
+			  " INSERT INTO %s.t(a,b) SELECT random(), randomblob(abs(random())%%%d) "
+			  "FROM c",
 			  rows, schema, blob);
 		break;
 	case 3:
-		(void)sql(db, "UPDATE %s.t SET b=randomblob(%d), a=random() WHERE id%%%u=%u", schema,
-			  blob, 5u, rng(5));
+		(void)sql(db, "UPDATE %s.t SET b=randomblob(%d), a=random() WHERE id%%%u=%u",
+			  schema, blob, 5u, rng(5));
 		break;
 	case 4:
 		(void)sql(db, "DELETE FROM %s.t WHERE id%%%u=%u", schema, 3u, rng(3));
@@ -292,7 +293,10 @@ __attribute__((noreturn)) static void writer(const char *dir, const struct plan 
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 	rng_state = plan->seed * 0x9E3779B97F4A7C15u + 1;
 	vfs_conf.sector_size = 512 << rng(4);
-	static const int characteristics[] = { 0, 0, 0, SQLITE_IOCAP_SAFE_APPEND,
+	static const int characteristics[] = { 0,
+					       0,
+					       0,
+					       SQLITE_IOCAP_SAFE_APPEND,
 					       SQLITE_IOCAP_SEQUENTIAL,
 					       SQLITE_IOCAP_POWERSAFE_OVERWRITE };
 	vfs_conf.characteristics = characteristics[rng(6)];
@@ -419,7 +423,8 @@ static int compare(const struct plan *plan)
 	struct image image = { 0 };
 	struct us_error err = US_ERROR_INIT;
 	int theirs_rc;
-	int32_t ours = image_read(rng(2) ? t.reader : t.small_reader, t.ours, "x.db", 1, &image, &err);
+	int32_t ours =
+		image_read(rng(2) ? t.reader : t.small_reader, t.ours, "x.db", 1, &image, &err);
 	struct bytes file = recover(&theirs_rc);
 	int same;
 	if (ours == 0) {
@@ -443,8 +448,9 @@ static int compare(const struct plan *plan)
 static void move_super(int away)
 {
 	char command[2 * PATH_LEN];
-	(void)snprintf(command, sizeof(command), "cd '%s' && for f in *-mj*; do %s; done 2>/dev/null",
-		       t.work, away ? "[ -f \"$f\" ] && mv \"$f\" \"hidden-$f\"" : ":");
+	(void)snprintf(command, sizeof(command),
+		       "cd '%s' && for f in *-mj*; do %s; done 2>/dev/null", t.work,
+		       away ? "[ -f \"$f\" ] && mv \"$f\" \"hidden-$f\"" : ":");
 	FILE *p = popen(command, "r");
 	if (p) {
 		(void)pclose(p);
@@ -550,10 +556,12 @@ static void run_until(int *counter, int wal)
 		run_writer(&plan, plan.attached ? 8 : 12);
 		seed++;
 	}
-	print_message("compared: %d live WALs, %d hot journals (%d of several segments, %d naming a "
-		      "super-journal, %d of those void), %d quiet; %d spoilt, %d empty, %d refused by both\n",
-		      t.wal, t.journal, t.segments, t.with_super, t.super_void, t.quiet, t.torn, t.empty,
-		      t.failed_alike);
+	print_message(
+		"compared: %d live WALs, %d hot journals (%d of several segments, %d naming a "
+		"super-journal, %d of those void), %d quiet; %d spoilt, %d empty, %d refused by "
+		"both\n",
+		t.wal, t.journal, t.segments, t.with_super, t.super_void, t.quiet, t.torn, t.empty,
+		t.failed_alike);
 }
 
 static void test_wal(void **state)

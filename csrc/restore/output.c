@@ -37,6 +37,7 @@
 #include "../base/clock.h"
 #include "../base/tree.h"
 
+#define MAKE_TRIES_MAX 16
 #define PENDING_BYTE 0x40000000
 #define RESERVED_BYTE (PENDING_BYTE + 1)
 #define SHARED_FIRST (PENDING_BYTE + 2)
@@ -541,8 +542,7 @@ static int32_t make_part(struct us_output *o, size_t len, struct us_error *err)
 	return rc;
 }
 
-/* mkdir -p of o->dir, then opens it. */
-static int32_t make_dir(struct us_output *o, struct us_error *err)
+static int32_t make_parts(struct us_output *o, struct us_error *err)
 {
 	size_t whole = strlen(o->dir);
 	for (size_t len = 1; len <= whole; len++) {
@@ -558,6 +558,22 @@ static int32_t make_dir(struct us_output *o, struct us_error *err)
 	return !rc && o->dir_fd < 0
 		       ? us_fail_errno(err, ENOENT, "cannot open the directory of \"%s\"", o->shown)
 		       : rc;
+}
+
+/* mkdir -p of o->dir, then opens it. Another restore that fails removes what it made
+ * and nobody uses; that may be a parent just found here. */
+static int32_t make_dir(struct us_output *o, struct us_error *err)
+{
+	struct us_error own = US_ERROR_INIT;
+	int32_t rc;
+	int tries = 0;
+	do {
+		rc = make_parts(o, &own);
+	} while (rc == US_E_NOTFOUND && own.sys_errno == ENOENT && ++tries < MAKE_TRIES_MAX);
+	if (rc && err) {
+		*err = own;
+	}
+	return rc;
 }
 
 /* Removes what a killed restore left; US_E_BUSY if it lives. */

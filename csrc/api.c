@@ -472,6 +472,9 @@ static int32_t init_sync(struct us *us, struct us_error *err)
 	if (!rc) {
 		rc = us_cond_init(&us->room, err);
 	}
+	if (!rc) {
+		rc = us_cond_init(&us->budget, err);
+	}
 	return rc ? rc : us_cond_init(&us->done, err);
 }
 
@@ -561,6 +564,7 @@ US_API void us_close(struct us *us)
 	}
 	(void)pthread_cond_destroy(&us->work); /* nobody waits any more */
 	(void)pthread_cond_destroy(&us->room);
+	(void)pthread_cond_destroy(&us->budget);
 	(void)pthread_cond_destroy(&us->done);
 	(void)pthread_mutex_destroy(&us->mutex);
 	us_free(us->state_dir);
@@ -606,6 +610,7 @@ static void wake_all(struct us *us)
 	(void)pthread_mutex_lock(&us->mutex);
 	(void)pthread_cond_broadcast(&us->work);
 	(void)pthread_cond_broadcast(&us->room);
+	(void)pthread_cond_broadcast(&us->budget);
 	(void)pthread_cond_broadcast(&us->done);
 	(void)pthread_mutex_unlock(&us->mutex);
 }

@@ -383,6 +383,7 @@ static int32_t finish(struct us *us, struct walk *walk, int64_t start_wall_ns, s
 	}
 	struct us_error last_err = US_ERROR_INIT;
 	int32_t rc = commit(us, &last_err);
+	us_jobs_trim(us);
 	if (rc && !commit_rc) {
 		commit_rc = rc;
 		commit_err = last_err;

@@ -92,7 +92,8 @@ struct us {
 
 	pthread_mutex_t mutex; /* guards all below; never held across I/O */
 	pthread_cond_t work;   /* for workers: a job, or the end */
-	pthread_cond_t room;   /* for the walk and workers: a job or budget is free */
+	pthread_cond_t room;   /* for the walk: a job is free */
+	pthread_cond_t budget; /* for workers: bytes of the staging budget are free */
 	pthread_cond_t done;   /* for the cycle: something is finished */
 	struct us_worker workers[US_READERS_MAX];
 	uint32_t worker_count;
@@ -102,6 +103,7 @@ struct us {
 	size_t live;		   /* queued, being read, or in the store */
 	size_t putting;		   /* in the store */
 	uint64_t staged, staged_max;
+	uint32_t room_waiters, budget_waiters; /* nobody is woken for nothing */
 	int walk_done;
 	uint32_t network_failures; /* in a row */
 	int target_down; /* the cycle has given up on the target */
@@ -134,6 +136,8 @@ void us_workers_stop(struct us *us);
 /* A job to fill; waits for one. NULL: the cycle is ending (or US_E_NOMEM). */
 struct us_job *us_job_take(struct us *us);
 void us_job_queue(struct us *us, struct us_job *job);
+/* Gives back what a cycle with many jobs has taken from the heap. */
+void us_jobs_trim(struct us *us);
 /* Ends JOB, whose put has come back. */
 void us_job_put_done(struct us *us, struct us_job *job);
 

@@ -20,6 +20,7 @@
  */
 #include "fleet.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -30,6 +31,8 @@
 #include "../base/thread.h"
 
 #define DEFERRED_MAX 512
+/* Jobs that stay allocated between cycles. */
+#define JOBS_KEPT 64
 /* Failures of the network in a row after which a cycle gives up on the target. */
 #define NETWORK_FAILURES_MAX 20
 #define STAGE_UPLOAD "upload"
@@ -84,6 +87,15 @@ static struct us_job *list_pop(struct us_job_list *list)
 	return job;
 }
 
+static void free_jobs(struct us_job_list *list)
+{
+	struct us_job *job;
+	while ((job = list_pop(list)) != NULL) {
+		us_object_done(&job->object);
+		us_free(job);
+	}
+}
+
 int us_stopping(struct us *us)
 {
 	return us->canceled || us->finishing;
@@ -93,7 +105,9 @@ struct us_job *us_job_take(struct us *us)
 {
 	(void)pthread_mutex_lock(&us->mutex);
 	while (us->live >= us->job_max && !us_stopping(us)) {
+		us->room_waiters++;
 		(void)pthread_cond_wait(&us->room, &us->mutex);
+		us->room_waiters--;
 	}
 	struct us_job *job = NULL;
 	if (!us_stopping(us)) {
@@ -120,19 +134,53 @@ void us_job_queue(struct us *us, struct us_job *job)
 	(void)pthread_mutex_unlock(&us->mutex);
 }
 
+/* A job has left the pipeline. Wants the mutex. */
+static void leave(struct us *us)
+{
+	us->live--;
+	if (us->room_waiters > 0) {
+		(void)pthread_cond_signal(&us->room);
+	}
+	if (us->walk_done && us->deferred.count > 0) {
+		(void)pthread_cond_signal(&us->work);
+	}
+	if (us->live == 0) {
+		(void)pthread_cond_signal(&us->done);
+	}
+}
+
+/* Gives back all but KEEP_LEN bytes of the staging budget. Wants the mutex. */
+static void give_back(struct us *us, struct us_job *job, uint64_t keep_len)
+{
+	us->staged -= job->staged_bytes - keep_len;
+	job->staged_bytes = keep_len;
+	if (us->budget_waiters > 0) {
+		(void)pthread_cond_broadcast(&us->budget);
+	}
+}
+
 static void job_free(struct us *us, struct us_job *job)
 {
 	us_object_done(&job->object);
 	(void)pthread_mutex_lock(&us->mutex);
-	us->staged -= job->staged_bytes;
-	us->live--;
+	give_back(us, job, 0);
 	list_push(&us->unused, job);
-	(void)pthread_cond_broadcast(&us->room);
-	(void)pthread_cond_signal(&us->done);
-	if (us->live == 0) {
-		(void)pthread_cond_broadcast(&us->work);
+	leave(us);
+	(void)pthread_mutex_unlock(&us->mutex);
+}
+
+void us_jobs_trim(struct us *us)
+{
+	struct us_job_list surplus = { 0 };
+	(void)pthread_mutex_lock(&us->mutex);
+	while (us->unused.count > JOBS_KEPT) {
+		list_push(&surplus, list_pop(&us->unused));
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
+	if (surplus.count > 0) {
+		free_jobs(&surplus);
+		(void)malloc_trim(0); /* 1: something went back to the system */
+	}
 }
 
 /* Puts JOB aside until everything else is read. 0 if the list is full. */
@@ -142,10 +190,8 @@ static int job_defer(struct us *us, struct us_job *job)
 	int taken = us->deferred.count < DEFERRED_MAX;
 	if (taken) {
 		job->patient = 1;
-		us->live--;
 		list_push(&us->deferred, job);
-		(void)pthread_cond_broadcast(&us->room);
-		(void)pthread_cond_signal(&us->done);
+		leave(us);
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
 	return taken;
@@ -382,10 +428,11 @@ void us_job_put_done(struct us *us, struct us_job *job)
 static int32_t stage_bytes(struct us *us, struct us_job *job, uint64_t len, struct us_error *err)
 {
 	(void)pthread_mutex_lock(&us->mutex);
-	us->staged -= job->staged_bytes; /* of a try before */
-	job->staged_bytes = 0;
+	give_back(us, job, 0); /* of a try before */
 	while (us->staged + len > us->staged_max && !us->canceled) {
-		(void)pthread_cond_wait(&us->room, &us->mutex);
+		us->budget_waiters++;
+		(void)pthread_cond_wait(&us->budget, &us->mutex);
+		us->budget_waiters--;
 	}
 	int canceled = us->canceled != 0;
 	if (!canceled) {
@@ -399,9 +446,7 @@ static int32_t stage_bytes(struct us *us, struct us_job *job, uint64_t len, stru
 static void unstage_bytes(struct us *us, struct us_job *job, uint64_t keep_len)
 {
 	(void)pthread_mutex_lock(&us->mutex);
-	us->staged -= job->staged_bytes - keep_len;
-	job->staged_bytes = keep_len;
-	(void)pthread_cond_broadcast(&us->room);
+	give_back(us, job, keep_len);
 	(void)pthread_mutex_unlock(&us->mutex);
 }
 
@@ -481,8 +526,9 @@ static void send(struct us *us, struct us_job *job, const struct us_record *reco
 	us_time_rfc3339_format(job->info.snapshot_ns, job->put.snapshot_time);
 	us_hex(job->object.lz4_sha256, sizeof(job->object.lz4_sha256), job->put.lz4_sha256);
 	(void)pthread_mutex_lock(&us->mutex);
-	us->putting++;
-	(void)pthread_cond_signal(&us->done);
+	if (us->putting++ == 0) {
+		(void)pthread_cond_signal(&us->done);
+	}
 	(void)pthread_mutex_unlock(&us->mutex);
 	us->store->ops->put_start(us->store, &job->put);
 }
@@ -613,21 +659,12 @@ int32_t us_workers_start(struct us *us, struct us_error *err)
 	return 0;
 }
 
-static void free_jobs(struct us_job_list *list)
-{
-	struct us_job *job;
-	while ((job = list_pop(list)) != NULL) {
-		us_object_done(&job->object);
-		us_free(job);
-	}
-}
-
 void us_workers_stop(struct us *us)
 {
 	(void)pthread_mutex_lock(&us->mutex);
 	us->closing = 1;
 	(void)pthread_cond_broadcast(&us->work);
-	(void)pthread_cond_broadcast(&us->room);
+	(void)pthread_cond_broadcast(&us->budget);
 	(void)pthread_mutex_unlock(&us->mutex);
 	for (uint32_t i = 0; i < us->worker_count; i++) {
 		struct us_worker *w = &us->workers[i];

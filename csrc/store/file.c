@@ -69,7 +69,8 @@ struct file_store {
 	_Atomic uint32_t canceled;
 
 	pthread_mutex_t mutex; /* guards all below */
-	pthread_cond_t changed;
+	pthread_cond_t work;	/* for the writer: something is queued, or the end */
+	pthread_cond_t changed; /* for all others: a batch is handed over or done */
 	struct us_put *queued, **queued_last;
 	struct us_put *done, **done_last;
 	struct batch batches[2];
@@ -189,7 +190,7 @@ static void *writer_main(void *arg)
 	(void)pthread_mutex_lock(&file->mutex);
 	for (;;) {
 		while (!file->queued && !file->closing) {
-			(void)pthread_cond_wait(&file->changed, &file->mutex);
+			(void)pthread_cond_wait(&file->work, &file->mutex);
 		}
 		if (!file->queued) {
 			break;
@@ -355,9 +356,11 @@ static void file_put_start(struct us_store *store, struct us_put *put)
 	struct file_store *file = of(store);
 	put->next = NULL;
 	(void)pthread_mutex_lock(&file->mutex);
+	if (!file->queued) {
+		(void)pthread_cond_signal(&file->work);
+	}
 	*file->queued_last = put;
 	file->queued_last = &put->next;
-	(void)pthread_cond_broadcast(&file->changed);
 	(void)pthread_mutex_unlock(&file->mutex);
 }
 
@@ -510,6 +513,7 @@ static void file_close(struct us_store *store)
 	struct file_store *file = of(store);
 	(void)pthread_mutex_lock(&file->mutex);
 	file->closing = 1;
+	(void)pthread_cond_broadcast(&file->work);
 	(void)pthread_cond_broadcast(&file->changed);
 	(void)pthread_mutex_unlock(&file->mutex);
 	if (file->writer_started) {
@@ -525,7 +529,8 @@ static void file_close(struct us_store *store)
 	if (file->root_fd >= 0) {
 		(void)close(file->root_fd); /* a directory */
 	}
-	(void)pthread_cond_destroy(&file->changed); /* nobody waits any more */
+	(void)pthread_cond_destroy(&file->work); /* nobody waits any more */
+	(void)pthread_cond_destroy(&file->changed);
 	(void)pthread_mutex_destroy(&file->mutex);
 	us_free(file->directory);
 	us_free(file->copy);
@@ -650,6 +655,9 @@ int32_t us_store_file_open(const char *directory, int read_only, struct us_store
 	file->directory = us_strdup(directory);
 	(void)pthread_mutex_init(&file->mutex, NULL); /* never fails on Linux */
 	int32_t rc = file->directory ? us_cond_init(&file->changed, err) : us_fail_nomem(err);
+	if (!rc) {
+		rc = us_cond_init(&file->work, err);
+	}
 	if (!rc && !read_only && mkdir(directory, 0700) && errno != EEXIST) {
 		rc = us_fail_errno(err, errno, "directory: cannot create \"%s\"", directory);
 	}

@@ -378,6 +378,7 @@ static int32_t open_or_create(struct us_state *state, const char *target, struct
 		why = S_ISREG(st.st_mode) ? open_existing(state, target, SQLITE_OPEN_READWRITE, table)
 					  : "it is not a regular file";
 		if (!why) {
+			(void)sqlite3_db_release_memory(state->db); /* every page was read once */
 			return run(state, "PRAGMA synchronous = FULL", "open it", err);
 		}
 	}
@@ -510,6 +511,7 @@ int32_t us_state_commit(struct us_state *state, struct us_table *table, const ui
 	}
 	state->incomplete = 0;
 	state->info.high_water_ns = high_water_ns;
+	(void)sqlite3_db_release_memory(state->db); /* pages are random: a cache is of no use */
 	return 0;
 }
 

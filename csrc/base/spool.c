@@ -9,31 +9,9 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include "bytes.h"
-
-/* struct linux_dirent64, getdents64(2): d_ino 8, d_off 8, d_reclen 2, d_type 1, name. */
-#define DIRENT_RECLEN_OFF 16
-#define DIRENT_NAME_OFF 19
-
-static void remove_leftovers(int spool_fd)
-{
-	char buf[4096];
-	long len;
-	while ((len = syscall(SYS_getdents64, spool_fd, buf, sizeof(buf))) > 0) {
-		for (long at = 0; at < len;) {
-			uint16_t reclen;
-			memcpy(&reclen, buf + at + DIRENT_RECLEN_OFF, sizeof(reclen));
-			const char *name = buf + at + DIRENT_NAME_OFF;
-			if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0) {
-				(void)unlinkat(spool_fd, name, 0); /* only takes room if it stays */
-			}
-			at += reclen;
-		}
-	}
-}
+#include "dir.h"
 
 int32_t us_spool_open(const char *state_dir, struct us_error *err)
 {
@@ -49,7 +27,7 @@ int32_t us_spool_open(const char *state_dir, struct us_error *err)
 	if (fd < 0) {
 		return us_fail_errno(err, errno, "state_dir: cannot open \"%s\"", path);
 	}
-	remove_leftovers(fd);
+	us_dir_remove_files(fd);
 	return fd;
 }
 

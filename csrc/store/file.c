@@ -34,6 +34,7 @@
 
 #include "../base/alloc.h"
 #include "../base/clock.h"
+#include "../base/dir.h"
 #include "../base/thread.h"
 #include "../base/tree.h"
 #include "file_list.h"
@@ -504,7 +505,7 @@ static void file_counts(struct us_store *store, struct us_store_counts *ret_coun
 
 static void remove_tmp_dir(int parent_fd, int dir_fd, const char *name)
 {
-	(void)us_file_remove_all(dir_fd);	      /* what stays is found by the next start */
+	(void)us_dir_remove_files(dir_fd);	      /* what stays is found by the next start */
 	(void)unlinkat(parent_fd, name, AT_REMOVEDIR); /* likewise */
 }
 
@@ -597,7 +598,7 @@ static int32_t make_tmp_dir(struct file_store *file, struct us_error *err)
 	if (parent_fd < 0) {
 		return parent_fd;
 	}
-	us_file_each_name(parent_fd, remove_if_stale);
+	us_dir_each_name(parent_fd, remove_if_stale);
 	(void)close(parent_fd); /* a directory */
 	for (int tries = 0; tries < 10; tries++) {
 		uint64_t random;

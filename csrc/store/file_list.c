@@ -189,30 +189,3 @@ int32_t us_file_list(int root_fd, const char *prefix, us_store_list_fn *fn, void
 	us_free(l);
 	return rc;
 }
-
-void us_file_each_name(int dir_fd, void (*fn)(int dir_fd, const char *name))
-{
-	char dents[4096];
-	long len;
-	while ((len = syscall(SYS_getdents64, dir_fd, dents, sizeof(dents))) > 0) {
-		for (long at = 0; at < len;) {
-			uint16_t reclen;
-			memcpy(&reclen, dents + at + DIRENT_RECLEN_OFF, sizeof(reclen));
-			const char *name = dents + at + DIRENT_NAME_OFF;
-			if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0) {
-				fn(dir_fd, name);
-			}
-			at += reclen;
-		}
-	}
-}
-
-static void unlink_name(int dir_fd, const char *name)
-{
-	(void)unlinkat(dir_fd, name, 0); /* only takes room if it stays */
-}
-
-void us_file_remove_all(int dir_fd)
-{
-	us_file_each_name(dir_fd, unlink_name);
-}

@@ -12,9 +12,4 @@
 int32_t us_file_list(int root_fd, const char *prefix, us_store_list_fn *fn, void *arg,
 		     const _Atomic uint32_t *cancel, struct us_error *err);
 
-/* Calls FN for each name in the directory but "." and "..". */
-void us_file_each_name(int dir_fd, void (*fn)(int dir_fd, const char *name));
-/* Unlinks every file in the directory. */
-void us_file_remove_all(int dir_fd);
-
 #endif

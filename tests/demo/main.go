@@ -220,8 +220,8 @@ object for each into a directory. With an s3: section instead of file: it is a b
     bin/litestream replicate -config %[2]s        and, beside it:
     bin/litestream multi-db status -config %[2]s
     curl http://%[3]s/stats
-    bin/litestream restore -config %[2]s -o /tmp/copy.db %[4]s
-    find %[1]s/backup -name '*.lz4' | head -1 | xargs lz4 -dc > /tmp/plain.db
+    bin/litestream restore -config %[2]s -o copy.db %[4]s
+    find %[1]s/backup -name '*.lz4' | head -1 | xargs lz4 -dc > plain.db
 `, d.dir, d.config, d.addr, filepath.Join(d.root, "acme/databases/app0/branches/main/tenants/t0000.db"))
 		return
 	}

@@ -77,9 +77,6 @@ var gatewayOnce = sync.OnceValues(func() (string, error) {
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	if p := "/root/go/bin/versitygw"; exists(p) {
-		return p, nil
-	}
 	if err := os.MkdirAll(tools, 0o755); err != nil {
 		return "", err
 	}

@@ -573,10 +573,10 @@ static void test_exclusive_wal_at_rest(void **state)
 		(void)sqlite3_open(path_of("x.db"), &db);
 		(void)sql(db, "PRAGMA locking_mode=EXCLUSIVE");
 		(void)sql(db, "SELECT count(*) FROM t");
-		(void)write(ready[1], "x", 1);
+		(void)!write(ready[1], "x", 1);
 		(void)pause();
 		(void)sql(db, "UPDATE t SET b=randomblob(10)");
-		(void)write(ready[1], "x", 1);
+		(void)!write(ready[1], "x", 1);
 		for (;;) {
 			(void)pause();
 		}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The S3 target against a real server (versitygw, from $VERSITYGW, PATH or
- * /root/go/bin) and against small servers in this file that misbehave.
+ * The S3 target against a real server (versitygw, from $VERSITYGW or PATH) and
+ * against small servers in this file that misbehave.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -179,9 +179,7 @@ static struct gateway gateway;
 static const char *gateway_path(void)
 {
 	const char *path = getenv("VERSITYGW");
-	return path                                          ? path
-	       : access("/root/go/bin/versitygw", X_OK) == 0 ? "/root/go/bin/versitygw"
-							     : "versitygw";
+	return path ? path : "versitygw";
 }
 
 static int can_connect(uint16_t port)
@@ -230,7 +228,7 @@ static int gateway_start(struct gateway *g, int tls)
 	uint16_t port;
 	char root[80], bucket[96], listen_text[32], cert[96], key[96];
 	close(listen_on(&port));
-	(void)snprintf(g->dir, sizeof(g->dir), "%s", "/tmp/us-test-s3-XXXXXX");
+	(void)snprintf(g->dir, sizeof(g->dir), "%s", P_tmpdir "/us-test-s3-XXXXXX");
 	assert_non_null(mkdtemp(g->dir));
 	(void)snprintf(root, sizeof(root), "%s/root", g->dir);
 	(void)snprintf(bucket, sizeof(bucket), "%s/bk1", root);
@@ -373,7 +371,7 @@ static void test_put_from_file(void **state)
 	for (size_t i = 0; i < len; i++) {
 		data[i] = (uint8_t)(i * 7 + i / 251);
 	}
-	char path[] = "/tmp/us-test-s3-spool-XXXXXX";
+	char path[] = P_tmpdir "/us-test-s3-spool-XXXXXX";
 	int fd = mkstemp(path);
 	unlink(path);
 	assert_int_equal(write(fd, data, len), (ssize_t)len);

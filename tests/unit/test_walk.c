@@ -95,7 +95,7 @@ static int setup(void **state)
 {
 	(void)state;
 	const char *tmp = getenv("TMPDIR");
-	(void)snprintf(root, sizeof(root), "%s/us-walk-XXXXXX", tmp ? tmp : "/tmp");
+	(void)snprintf(root, sizeof(root), "%s/us-walk-XXXXXX", tmp ? tmp : P_tmpdir);
 	return mkdtemp(root) && chmod(root, 0755) == 0 ? 0 : -1;
 }
 

@@ -6,7 +6,7 @@ import "errors"
 
 // errNoCore is what everything but reading the configuration answers in a build
 // that could not link the C core.
-var errNoCore = errors.New("multi_db: this litestream was built without cgo (CGO_ENABLED=0) or not for Linux; " +
+var errNoCore = errors.New("this litestream was built without cgo (CGO_ENABLED=0) or not for Linux; " +
 	"multi_db needs a build for Linux with cgo: run `make`")
 
 type core struct{}

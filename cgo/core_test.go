@@ -531,6 +531,32 @@ func restoreJSON(t *testing.T, cfg *Config, f RestoreFlags) map[string]any {
 	return result
 }
 
+// A template with {{hostname}}: what another host has backed up needs its name.
+func TestRestoreOfAnotherHost(t *testing.T) {
+	cfg, dir := newFleet(t, 1)
+	cfg.File.Path, cfg.Hostname = "{{hostname}}/{{tenant}}", "one"
+	mustOnce(t, mustOpen(t, cfg))
+
+	path, out := filepath.Join(dir, "t0.db"), filepath.Join(t.TempDir(), "out.db")
+	here := *cfg
+	here.Hostname = "two"
+	err := restore(t.Context(), &here, RestoreFlags{Path: path, OutputPath: out}, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), `of host "two"; -host NAME`) {
+		t.Errorf("without -host: %v", err)
+	}
+	if err := restore(t.Context(), &here, RestoreFlags{Path: path, OutputPath: out, Host: "one"}, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if got := querySQL(t, out, "SELECT x FROM t"); got != "row of 0" {
+		t.Errorf("restored %q", got)
+	}
+
+	none, _ := newFleet(t, 0)
+	if err := restore(t.Context(), none, RestoreFlags{Path: path, Host: "one"}, io.Discard); err == nil || !strings.Contains(err.Error(), "has no {{hostname}}") {
+		t.Errorf("-host without {{hostname}}: %v", err)
+	}
+}
+
 func TestRestore(t *testing.T) {
 	logs := captureLog(t)
 	cfg, dir := newFleet(t, 3)

@@ -25,6 +25,7 @@ type RestoreFlags struct {
 	Force           bool
 	JSON            bool
 	IntegrityCheck  string // "none", "quick" or "full"; "" is "none"
+	Host            string // {{hostname}} of the backup; "": this host's
 }
 
 // RestoreResult is upstream's JSON summary of a restore, with our own fields behind it.
@@ -76,6 +77,14 @@ func RestoreCommand(ctx context.Context, cfg *Config, f RestoreFlags) error {
 }
 
 func restore(ctx context.Context, cfg *Config, f RestoreFlags, out io.Writer) error {
+	if f.Host != "" {
+		if cfg.Hostname == "" {
+			return fmt.Errorf("-host %s: the path of multi_db has no {{hostname}}", f.Host)
+		}
+		other := *cfg
+		other.Hostname = f.Host
+		cfg = &other
+	}
 	opt, err := f.options()
 	if err != nil {
 		return err
@@ -101,7 +110,7 @@ func restore(ctx context.Context, cfg *Config, f RestoreFlags, out io.Writer) er
 	start := time.Now()
 	result, err := core.restore(opt)
 	if err != nil {
-		return f.restoreError(err)
+		return f.restoreError(cfg, err)
 	}
 	if result.skipped {
 		logger().Info("database already exists, skipping")
@@ -206,11 +215,13 @@ func errOutputExists(path string) error {
 }
 
 // restoreError puts the core's answer in upstream's words. Nil is -if-replica-exists.
-func (f *RestoreFlags) restoreError(err error) error {
+func (f *RestoreFlags) restoreError(cfg *Config, err error) error {
 	switch {
 	case isNoBackup(err) && f.IfReplicaExists && !f.DryRun:
 		logger().Info("no matching backups found")
 		return nil
+	case isNoBackup(err) && cfg.Hostname != "":
+		return fmt.Errorf("no matching backup files available: %w (of host %q; -host NAME restores those of another)", err, cfg.Hostname)
 	case isNoBackup(err):
 		return fmt.Errorf("no matching backup files available: %w", err)
 	case errors.Is(err, ErrExists):

@@ -46,6 +46,7 @@ type UltraSimpleReplicator struct {
 	mu      sync.Mutex
 	looping bool           // Start was called
 	closing bool           // Close was called: nothing new starts
+	onceErr error          // of a Once that Close cut short
 	active  sync.WaitGroup // Start's goroutine, and Once
 
 	closed   chan struct{} // closed when Close is done
@@ -56,6 +57,8 @@ type UltraSimpleReplicator struct {
 	overruns     uint64
 	cyclesFailed uint64
 	sawNothing   bool // the last cycle found no database
+
+	lastFailed, lastWalkFailures uint64 // of the last cycle
 
 	snapshot atomic.Pointer[snapshot]
 }
@@ -156,9 +159,16 @@ func (r *UltraSimpleReplicator) Once(ctx context.Context) error {
 
 	result, err := r.settle(ctx, r.ctx.Done())
 	if err != nil {
-		return fmt.Errorf("multi_db: %w", err)
+		err = fmt.Errorf("multi_db: %w", err)
+	} else {
+		err = r.resultError(result)
 	}
-	return r.resultError(result)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closing {
+		r.onceErr = err // nobody waits for Once any more: Close tells
+	}
+	return err
 }
 
 // settle runs a cycle after which nothing is left for the next one, as there is
@@ -298,7 +308,11 @@ func (r *UltraSimpleReplicator) logCycle(result cycleResult, err error) {
 	r.sawNothing = result.databases == 0
 
 	level := slog.LevelDebug
-	if result.changed+result.uploaded+result.failed+result.walkFailures+result.gone > 0 || result.interrupted {
+	// What failed before and fails again is in /stats; the log had it once.
+	news := result.failed > 0 && result.failed != r.lastFailed ||
+		result.walkFailures > 0 && result.walkFailures != r.lastWalkFailures
+	r.lastFailed, r.lastWalkFailures = result.failed, result.walkFailures
+	if news || result.uploaded+result.unchanged+result.gone > 0 || result.interrupted {
 		level = slog.LevelInfo
 	}
 	attrs := []any{
@@ -400,7 +414,10 @@ func (r *UltraSimpleReplicator) close(ctx context.Context, shutdownSyncTimeout t
 		err = r.lastCycle(workCtx, shutdownSyncTimeout)
 	}
 	r.detach()
-	return errors.Join(err, r.closeCore(ctx))
+	err = errors.Join(err, r.closeCore(ctx))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errors.Join(r.onceErr, err)
 }
 
 // withMargin ends earlier than ctx, by margin or by a quarter of the time left.

@@ -100,6 +100,18 @@ static int32_t check_numbers(const struct us_options *o, struct us_error *err)
 	return 0;
 }
 
+/* A ".." behind a name that does not exist yet cannot be resolved. */
+static int32_t check_no_dots(const char *key, const char *path, struct us_error *err)
+{
+	for (const char *at = path; at && (at = strstr(at, "/..")) != NULL; at += 3) {
+		if (at[3] == '/' || at[3] == '\0') {
+			return us_fail(err, US_E_CONFIG, "%s: \"%s\" has a \"..\"; write the path without it",
+				       key, path);
+		}
+	}
+	return 0;
+}
+
 static int32_t check_target(const struct us_options *o, struct us_error *err)
 {
 	switch (o->target) {
@@ -110,7 +122,7 @@ static int32_t check_target(const struct us_options *o, struct us_error *err)
 			return us_fail(err, US_E_CONFIG, "directory: missing");
 		}
 		return o->directory[0] == '/'
-			       ? 0
+			       ? check_no_dots("directory", o->directory, err)
 			       : us_fail(err, US_E_CONFIG,
 					 "directory: \"%s\" is relative; write an absolute path",
 					 o->directory);
@@ -164,6 +176,9 @@ static int32_t checked_options(const struct us_options *given, struct us_options
 	int32_t rc = copy_struct(ret, sizeof(*ret), given, "options", err);
 	if (!rc) {
 		rc = check_numbers(ret, err);
+	}
+	if (!rc) {
+		rc = check_no_dots("state_dir", ret->state_dir, err);
 	}
 	return rc ? rc : check_target(ret, err);
 }
@@ -348,7 +363,8 @@ static int32_t make_identity(struct us *us, const struct us_options *o, struct u
 		o->target == US_TARGET_S3 ? "s3" : "file",
 		o->target == US_TARGET_S3 && o->s3_endpoint ? o->s3_endpoint : "",
 		o->target == US_TARGET_S3 ? o->s3_bucket : o->directory,
-		us_pattern_prefix(us->pattern), /* paths are hashed from there on */
+		o->target == US_TARGET_FILE ? us_store_file_id(us->store) : "",
+		o->discovery_pattern, /* with the template it says which key a path has */
 		o->path,
 		o->hostname && strstr(o->path, "{{hostname}}") ? o->hostname : "",
 		format,
@@ -379,12 +395,29 @@ static int32_t choose_state_dir(struct us *us, const struct us_options *o, struc
 	} else {
 		const char *prefix = us_pattern_prefix(us->pattern);
 		size_t cap = strlen(prefix) + sizeof("/" STATE_DIR_NAME);
+		us->default_state_dir = 1;
 		us->state_dir = us_alloc(cap);
 		if (us->state_dir) {
 			(void)snprintf(us->state_dir, cap, "%s/" STATE_DIR_NAME, prefix[1] ? prefix : "");
 		}
 	}
 	return us->state_dir ? 0 : us_fail_nomem(err);
+}
+
+/* The state directory that nobody chose lies where others can write: it must be ours. */
+static int32_t check_default_state_dir(const char *path, struct us_error *err)
+{
+	struct stat st;
+	if (lstat(path, &st)) {
+		return us_fail_errno(err, errno, "state_dir: cannot look at \"%s\"", path);
+	}
+	if (!S_ISDIR(st.st_mode) || (st.st_uid != geteuid() && st.st_uid != 0)) {
+		return us_fail(err, US_E_CONFIG,
+			       "state_dir: \"%s\" is a link, or belongs to another user; remove it, or "
+			       "configure state_dir",
+			       path);
+	}
+	return 0;
 }
 
 /* mkdir -p, each with mode 0700. */
@@ -426,6 +459,9 @@ static int32_t open_state(struct us *us, struct us_error *err)
 	}
 	char reset[1024];
 	int32_t rc = make_directories(us->state_dir, err);
+	if (!rc && us->default_state_dir) {
+		rc = check_default_state_dir(us->state_dir, err);
+	}
 	if (!rc) {
 		rc = us_state_open(us->state_dir, us->identity, us->window_s,
 				   (uint32_t)(us_clock_wall_ns() / US_NS_PER_S), us->table, reset,
@@ -458,7 +494,12 @@ static int32_t check_places(struct us *us, const struct us_options *o, struct us
 		return fd;
 	}
 	(void)close(fd); /* it can be opened; cycles open it anew */
+	char spool[PATH_MAX];
+	(void)snprintf(spool, sizeof(spool), "%s/spool", us->state_dir);
 	int32_t rc = check_apart(us->pattern, "state_dir", us->state_dir, 0, err);
+	if (!rc) {
+		rc = check_apart(us->pattern, "state_dir", spool, 1, err);
+	}
 	if (!rc && o->target == US_TARGET_FILE) {
 		rc = check_apart(us->pattern, "directory", o->directory, 1, err);
 	}
@@ -485,11 +526,14 @@ static int32_t open_all(struct us *us, const struct us_options *o, struct us_err
 	if (!rc) {
 		rc = choose_state_dir(us, o, err);
 	}
-	if (!rc) {
-		rc = make_identity(us, o, err);
-	}
 	if (!rc && !read_only) {
 		rc = check_places(us, o, err);
+	}
+	if (!rc) {
+		rc = open_store(us, o, err);
+	}
+	if (!rc) {
+		rc = make_identity(us, o, err);
 	}
 	if (!rc) {
 		rc = us_report_new(&us->report, err);
@@ -499,9 +543,6 @@ static int32_t open_all(struct us *us, const struct us_options *o, struct us_err
 	}
 	if (!rc) {
 		rc = open_state(us, err);
-	}
-	if (!rc) {
-		rc = open_store(us, o, err);
 	}
 	if (!rc && !read_only) {
 		rc = us_workers_start(us, err);
@@ -593,6 +634,7 @@ US_API int32_t us_set_credentials(struct us *us, const struct us_credentials *cr
 	rc = us_store_s3_set_credentials(us->store, &s3, err);
 	if (!rc) {
 		us->credentials_expire_ns = c.expires_ns;
+		us->has_credentials = is_set(c.access_key_id) ? 1 : 0;
 	}
 	return rc;
 }
@@ -621,6 +663,7 @@ US_API void us_cancel(struct us *us)
 		return;
 	}
 	us->canceled = 1;
+	us->walk_stop = 1;
 	if (us->store) {
 		us->store->ops->cancel(us->store);
 	}
@@ -631,6 +674,7 @@ US_API void us_finish(struct us *us)
 {
 	if (us) {
 		us->finishing = 1;
+		us->walk_stop = 1;
 		wake_all(us);
 	}
 }

@@ -13,6 +13,15 @@
 
 #include "dir.h"
 
+/* ".us-" and 16 hex digits: what create_and_unlink makes. Nothing else is ours. */
+static void remove_leftover(int dir_fd, const char *name)
+{
+	if (strncmp(name, ".us-", 4) == 0 && strlen(name) == 20 &&
+	    strspn(name + 4, "0123456789abcdef") == 16) {
+		(void)unlinkat(dir_fd, name, 0); /* only takes room if it stays */
+	}
+}
+
 int32_t us_spool_open(const char *state_dir, struct us_error *err)
 {
 	char path[4200];
@@ -27,7 +36,7 @@ int32_t us_spool_open(const char *state_dir, struct us_error *err)
 	if (fd < 0) {
 		return us_fail_errno(err, errno, "state_dir: cannot open \"%s\"", path);
 	}
-	us_dir_remove_files(fd);
+	us_dir_each_name(fd, remove_leftover);
 	return fd;
 }
 
@@ -72,7 +81,11 @@ int32_t us_spool_file(int spool_fd, struct us_error *err)
 	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
 		fd = create_and_unlink(spool_fd);
 	}
-	return fd >= 0 ? fd : us_fail_errno(err, errno, "cannot create a file in the spool of state_dir");
+	if (fd < 0) {
+		(void)us_fail_errno(err, errno, "cannot create a file in the spool of state_dir");
+		return errno == ENOSPC ? US_E_NOSPACE : US_E_IO;
+	}
+	return fd;
 }
 
 int32_t us_spool_write(int fd, const void *data, size_t data_len, struct us_error *err)

@@ -15,6 +15,9 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+/* EAGAIN is a race with a rename (openat2), or a lease that somebody holds: that one
+ * is the caller's US_E_BUSY. */
+#define TRIES_MAX 8
 #define OPEN_FLAGS (O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
 
 static int open_beneath(int tree_fd, const char *rel, int flags)
@@ -87,13 +90,13 @@ static int open_by_component(int tree_fd, const char *rel, int flags)
 int32_t us_tree_open(int tree_fd, const char *rel, int flags, const char *display,
 		     struct us_error *err)
 {
-	int fd;
+	int fd, tries = 0;
 	do {
 		fd = open_beneath(tree_fd, rel, flags | OPEN_FLAGS);
 		if (fd < 0 && (errno == ENOSYS || errno == EPERM || errno == EINVAL)) {
 			fd = open_by_component(tree_fd, rel, flags | OPEN_FLAGS);
 		}
-	} while (fd < 0 && (errno == EINTR || errno == EAGAIN));
+	} while (fd < 0 && (errno == EINTR || (errno == EAGAIN && ++tries < TRIES_MAX)));
 	if (fd >= 0) {
 		return fd;
 	}

@@ -27,6 +27,8 @@
 
 #define COMMIT_INTERVAL_NS (5 * US_NS_PER_S)
 #define STORE_WAIT_MS 100
+#define CLOCK_BACK_NS (10 * 60 * US_NS_PER_S)
+#define NAME_AHEAD_MAX_S (366u * 86400)
 
 struct walk {
 	struct us *us;
@@ -68,7 +70,7 @@ uint32_t us_walk_threads(void)
 
 static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
 			 const struct us_walk_entry *entry, uint64_t path_hash, uint64_t fingerprint,
-			 uint8_t racy_flags)
+			 uint8_t racy_flags, int was_unsynced)
 {
 	struct us_job *job = us_job_take(walk->us);
 	if (!job) {
@@ -80,6 +82,7 @@ static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
 	job->path_hash = path_hash;
 	job->fingerprint = fingerprint;
 	job->racy_flags = racy_flags;
+	job->was_unsynced = was_unsynced != 0;
 	job->inode = entry->db.inode;
 	(void)snprintf(job->rel, sizeof(job->rel), "%s%s%s", batch->dir, batch->dir_len ? "/" : "",
 		       entry->name);
@@ -89,7 +92,7 @@ static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
 
 /* What the record says of ENTRY. A US_SEEN_* or US_E_NOMEM. */
 static int see(struct walk *walk, const struct us_walk_entry *entry, uint64_t path_hash,
-	       uint64_t fingerprint, uint8_t *ret_racy_flags)
+	       uint64_t fingerprint, uint8_t *ret_racy_flags, int *ret_was_unsynced)
 {
 	struct us *us = walk->us;
 	struct us_record *record = us_table_acquire(us->table, path_hash, 1);
@@ -97,7 +100,13 @@ static int see(struct walk *walk, const struct us_walk_entry *entry, uint64_t pa
 		walk->out_of_memory = 1;
 		return US_E_NOMEM;
 	}
+	int is_new = record->fingerprint == 0 && record->flags == 0;
+	if (record->generation == us->generation && !is_new) {
+		us_table_release(us->table, path_hash);
+		return US_SEEN_UNCHANGED; /* a name that a changing directory gave twice */
+	}
 	record->generation = us->generation;
+	*ret_was_unsynced = (record->flags & US_RECORD_UNSYNCED) != 0;
 	int seen = us_record_see(record, fingerprint, walk->now_s);
 	if (seen != US_SEEN_UNCHANGED) {
 		uint8_t before = seen == US_SEEN_RACY ? record->flags : 0;
@@ -120,12 +129,13 @@ static int32_t on_batch(void *arg, uint32_t thread, const struct us_walk_batch *
 		uint64_t path_hash = us_path_hash_name(&dir_key, entry->name, entry->name_len);
 		uint64_t fingerprint = us_fingerprint(key, &entry->db, &entry->wal);
 		uint8_t racy_flags = 0;
-		int seen = see(walk, entry, path_hash, fingerprint, &racy_flags);
+		int was_unsynced = 0;
+		int seen = see(walk, entry, path_hash, fingerprint, &racy_flags, &was_unsynced);
 		if (seen == US_SEEN_UNCHANGED) {
 			continue;
 		}
 		changed += seen == US_SEEN_CHANGED;
-		if (seen < 0 || start_job(walk, batch, entry, path_hash, fingerprint, racy_flags)) {
+		if (seen < 0 || start_job(walk, batch, entry, path_hash, fingerprint, racy_flags, was_unsynced)) {
 			return US_E_CANCELED;
 		}
 	}
@@ -150,7 +160,7 @@ static void *walk_main(void *arg)
 	struct walk *walk = arg;
 	struct us *us = walk->us;
 	const struct us_walk_fns fns = { .batch = on_batch, .failure = on_failure, .arg = walk };
-	walk->rc = us_walk(us->pattern, us->prefix_fd, us_walk_threads(), &fns, &us->canceled,
+	walk->rc = us_walk(us->pattern, us->prefix_fd, us_walk_threads(), &fns, &us->walk_stop,
 			   &walk->result, &walk->err);
 	(void)pthread_mutex_lock(&us->mutex);
 	us->walk_done = 1;
@@ -166,6 +176,7 @@ static void *walk_main(void *arg)
 struct newest {
 	struct us *us;
 	uint32_t time_s;
+	uint32_t limit_s; /* a later one is no clock's error: it would stop time for all */
 	char path[US_PATH_LEN_MAX + 1];
 };
 
@@ -184,7 +195,8 @@ static int32_t on_listed(void *arg, const char *key, size_t key_len, uint64_t ob
 	size_t prefix_len = key_len - US_OBJECT_NAME_LEN - 1;
 	const char *name = key + prefix_len + 1;
 	if (key[prefix_len] != '/' || us_time_name_parse(name, US_TIME_NAME_LEN, &time_s) ||
-	    strcmp(name + US_TIME_NAME_LEN, ".db.lz4") != 0 || time_s <= newest->time_s) {
+	    strcmp(name + US_TIME_NAME_LEN, ".db.lz4") != 0 || time_s <= newest->time_s ||
+	    time_s > newest->limit_s) {
 		return 0;
 	}
 	if (us_template_path(newest->us->tmpl, key, prefix_len, newest->path, NULL) >= 0) {
@@ -194,15 +206,17 @@ static int32_t on_listed(void *arg, const char *key, size_t key_len, uint64_t ob
 }
 
 /*
- * If the clock stands before the newest name, it was set back since: what is read
+ * If the clock stands well before the newest name, it was set back since: what is read
  * now shall not look older than what is there. Snapshot times are at most a window
- * later than names.
+ * later than names. (Names alone may be some seconds ahead: epochs of states that began
+ * in the same second, clocks of other hosts.)
  */
 static void raise_floor(struct us *us, uint32_t newest_name_s)
 {
 	int64_t bound_ns = ((int64_t)newest_name_s + us->window_s + 1) * US_NS_PER_S;
-	if (newest_name_s * US_NS_PER_S > us_clock_wall_ns() && bound_ns > us->floor_ns) {
-		us->floor_ns = bound_ns;
+	int64_t ahead_ns = newest_name_s * US_NS_PER_S - us_clock_wall_ns();
+	if (ahead_ns > CLOCK_BACK_NS && bound_ns > us->high_water_ns) {
+		us->floor_ns = us->high_water_ns = bound_ns;
 	}
 }
 
@@ -218,6 +232,7 @@ static int32_t learn_target(struct us *us, struct us_error *err)
 		return us_fail_nomem(err);
 	}
 	newest->us = us;
+	newest->limit_s = (uint32_t)(us_clock_wall_ns() / US_NS_PER_S) + NAME_AHEAD_MAX_S;
 	int32_t rc = us->store->ops->list(us->store, us_template_list_prefix(us->tmpl), on_listed, newest,
 					  err);
 	uint32_t time_s = newest->time_s;
@@ -239,11 +254,16 @@ static int32_t learn_target(struct us *us, struct us_error *err)
 		return rc;
 	}
 	raise_floor(us, time_s);
-	return us_state_set_target_known(us->state, time_s, err);
+	return us_state_set_target_known(us->state, time_s, us->high_water_ns, err);
 }
 
 static int32_t check_credentials(struct us *us, struct us_error *err)
 {
+	if (us->target == US_TARGET_S3 && !us->has_credentials) {
+		return us_fail(err, US_E_ACCESS, "there are no credentials for the target; set access_key_id "
+						 "and secret_access_key, or AWS_ACCESS_KEY_ID and so on in the "
+						 "environment");
+	}
 	if (us->credentials_expire_ns && us_clock_wall_ns() >= us->credentials_expire_ns) {
 		return us_fail(err, US_E_ACCESS, "the credentials of the target have expired; new ones were "
 						 "not provided");
@@ -267,24 +287,26 @@ static int32_t commit(struct us *us, struct us_error *err)
 	(void)pthread_mutex_lock(&us->mutex);
 	uint64_t *hashes = us->dirty;
 	size_t count = us->dirty_count;
-	uint64_t *spare = count ? us_alloc(us->dirty_cap * sizeof(*spare)) : NULL;
+	int whole = us->dirty_lost;
+	uint64_t *spare = count || whole ? us_alloc(us->dirty_cap * sizeof(*spare)) : NULL;
 	int64_t high_water_ns = us->high_water_ns;
 	if (spare) {
 		us->dirty = spare;
 		us->dirty_count = 0;
+		us->dirty_lost = 0;
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
 	if (!spare) {
-		return count ? us_fail_nomem(err) : 0;
+		return count || whole ? us_fail_nomem(err) : 0;
 	}
-	int32_t rc = us_state_commit(us->state, us->table, hashes, count, high_water_ns, err);
+	int32_t rc = us_state_commit(us->state, us->table, hashes, count, whole, high_water_ns, err);
 	us_free(hashes);
 	return rc;
 }
 
-/* Until the walk is over and no job is left. Commits on the way; the first
- * failure of a commit is kept and does not stop the uploads. */
-static void drain(struct us *us, int32_t *commit_rc, struct us_error *commit_err)
+/* Until the walk is over and no job is left. Commits on the way; if one fails, the next
+ * writes everything, and the last one of the cycle counts. */
+static void drain(struct us *us)
 {
 	int64_t committed_ns = us_clock_mono_ns();
 	for (;;) {
@@ -305,10 +327,8 @@ static void drain(struct us *us, int32_t *commit_rc, struct us_error *commit_err
 		}
 		if (due) {
 			struct us_error err = US_ERROR_INIT;
-			int32_t rc = commit(us, &err);
-			if (rc && !*commit_rc) {
-				*commit_rc = rc;
-				*commit_err = err;
+			if (commit(us, &err)) {
+				us_clock_sleep_ns(STORE_WAIT_MS * US_NS_PER_MS); /* it will be tried again */
 			}
 			committed_ns = us_clock_mono_ns();
 		}
@@ -316,6 +336,13 @@ static void drain(struct us *us, int32_t *commit_rc, struct us_error *commit_err
 }
 
 /* ---------------------------------------------------------------- the cycle */
+
+/* The clock that never runs back, in seconds. */
+static uint32_t now_s(const struct us *us)
+{
+	int64_t wall_ns = us_clock_wall_ns();
+	return (uint32_t)((wall_ns > us->floor_ns ? wall_ns : us->floor_ns) / US_NS_PER_S);
+}
 
 static void on_gone(void *arg, uint64_t path_hash)
 {
@@ -353,13 +380,33 @@ static void publish(struct us *us, const struct walk *walk, const struct us_tabl
 	(void)pthread_mutex_unlock(&us->mutex);
 }
 
+/* Snapshot times never run back: while the clock does, all are but a moment later than
+ * the last one, and those of one window replace each other. */
+static void warn_of_clock(struct us *us)
+{
+	int64_t back_ns = us->floor_ns - us_clock_wall_ns();
+	if (back_ns < CLOCK_BACK_NS) {
+		us->clock_warned = 0;
+	} else if (!us->clock_warned) {
+		struct us_error told = US_ERROR_INIT;
+		(void)us_fail(&told, US_E_BUSY,
+			      "the clock is %lld minutes behind the last snapshot: until it has caught up, "
+			      "points in time between cannot be told apart",
+			      (long long)(back_ns / (60 * US_NS_PER_S)));
+		us->clock_warned = us_report_event(us->report, US_EVENT_WARNING, "", "clock", told.message);
+	}
+}
+
 static void begin(struct us *us, int prefix_fd)
 {
 	us->prefix_fd = prefix_fd;
 	us->generation++;
 	us->floor_ns = us->high_water_ns;
+	us_report_begin(us->report);
+	warn_of_clock(us);
 	(void)pthread_mutex_lock(&us->mutex);
 	us->walk_done = 0;
+	us->patience_end_ns = 0;
 	us->target_down = 0;
 	us->network_failures = 0;
 	memset(&us->now, 0, sizeof(us->now));
@@ -369,25 +416,20 @@ static void begin(struct us *us, int prefix_fd)
 /* Everything after the walk has started, up to the last commit. */
 static int32_t finish(struct us *us, struct walk *walk, int64_t start_wall_ns, struct us_error *err)
 {
-	int32_t commit_rc = 0;
-	struct us_error commit_err = US_ERROR_INIT;
-	drain(us, &commit_rc, &commit_err);
+	drain(us);
 	(void)pthread_join(walk->thread, NULL); /* it has said that it is done */
 	int interrupted = us_stopping(us);
 	int whole = walk->rc == 0 && !interrupted;
 	struct us_table_sums sums;
-	us_table_sweep(us->table, us->generation, whole && walk->result.failure_count == 0, on_gone, us,
-		       &sums);
+	/* No database at all looks like a disk that is not mounted: nothing is forgotten. */
+	int clean = whole && walk->result.failure_count == 0 && walk->result.database_count > 0;
+	us_table_sweep(us->table, us->generation, clean, now_s(us), on_gone, us, &sums);
 	if (us->list_refused && us->now.uploaded > 0 && !us_state_info(us->state)->target_known) {
-		(void)us_state_set_target_known(us->state, 0, NULL); /* may put but not list; tried again */
+		(void)us_state_set_target_known(us->state, 0, us->high_water_ns, NULL); /* may put but not list; tried again */
 	}
-	struct us_error last_err = US_ERROR_INIT;
-	int32_t rc = commit(us, &last_err);
+	struct us_error commit_err = US_ERROR_INIT;
+	int32_t commit_rc = commit(us, &commit_err);
 	us_jobs_trim(us);
-	if (rc && !commit_rc) {
-		commit_rc = rc;
-		commit_err = last_err;
-	}
 	us->now.interrupted = interrupted != 0;
 	us->now.databases = walk->result.database_count;
 	us->now.changed = walk->changed;
@@ -418,6 +460,7 @@ int32_t us_cycle_run(struct us *us, struct us_error *err)
 	struct us_error target_err = US_ERROR_INIT;
 	int64_t start_wall_ns = us_clock_wall_ns();
 	us->finishing = 0;
+	us->walk_stop = us->canceled;
 	int prefix_fd = us_prefix_open(us, err);
 	if (prefix_fd < 0) {
 		return prefix_fd;
@@ -429,6 +472,7 @@ int32_t us_cycle_run(struct us *us, struct us_error *err)
 		rc = learn_target(us, &target_err);
 	}
 	if (rc == US_E_STATE || rc == US_E_NOMEM) {
+		us->generation--; /* no walk: no database has been missing once more */
 		*err = target_err;
 		goto out;
 	}
@@ -440,7 +484,9 @@ int32_t us_cycle_run(struct us *us, struct us_error *err)
 			     .start_ns = us_clock_mono_ns(),
 			     .now_s = (uint32_t)(us_clock_wall_ns() / US_NS_PER_S) };
 	rc = us_thread_start(&walk.thread, "us-walk", walk_main, &walk, err);
-	if (!rc) {
+	if (rc) {
+		us->generation--;
+	} else {
 		rc = finish(us, &walk, start_wall_ns, err);
 	}
 out:

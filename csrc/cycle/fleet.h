@@ -36,7 +36,8 @@ struct us_job {
 	uint64_t staged_bytes; /* of the budget */
 	uint32_t object_time;
 	uint8_t racy_flags;	 /* of the walk's stats */
-	uint8_t patient;	 /* second try in this cycle: may wait */
+	uint8_t patience;	 /* PATIENCE_*: whether reading it may wait */
+	uint8_t was_unsynced;	 /* before this cycle */
 	struct us_image_info info;
 	uint64_t content_hash;
 	struct us_object object;
@@ -73,6 +74,7 @@ struct us {
 	struct us_pattern *pattern;
 	struct us_template *tmpl;
 	char *state_dir;
+	int default_state_dir;
 	char *identity; /* of the target, for the state file */
 	int spool_fd;
 	struct us_store *store;
@@ -83,6 +85,7 @@ struct us {
 
 	_Atomic uint32_t canceled;
 	_Atomic uint32_t finishing;
+	_Atomic uint32_t walk_stop; /* either of them, for the walk */
 	_Atomic uint32_t has_foreign;
 
 	/* The cycle under way; set while no worker has a job. */
@@ -105,14 +108,18 @@ struct us {
 	uint64_t staged, staged_max;
 	uint32_t room_waiters, budget_waiters; /* nobody is woken for nothing */
 	int walk_done;
+	int64_t patience_end_ns; /* monotonic; 0: not begun */
 	uint32_t network_failures; /* in a row */
 	int target_down; /* the cycle has given up on the target */
 	struct us_error target_error;
 	uint64_t *dirty; /* hashes whose records are to be committed */
 	size_t dirty_count, dirty_cap;
+	int dirty_lost; /* one could not be noted */
 	int64_t high_water_ns;
 	_Atomic int64_t credentials_expire_ns;
+	_Atomic uint32_t has_credentials;
 	int list_refused; /* the credentials may not list */
+	int clock_warned;
 	struct us_foreign *foreign;
 	size_t foreign_count;
 	struct us_cycle_result now;   /* of the cycle under way */

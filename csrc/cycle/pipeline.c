@@ -25,7 +25,6 @@
 #include <string.h>
 
 #include "../base/alloc.h"
-#include "../base/bytes.h"
 #include "../base/escape.h"
 #include "../base/hex.h"
 #include "../base/thread.h"
@@ -36,6 +35,11 @@
 /* Failures of the network in a row after which a cycle gives up on the target. */
 #define NETWORK_FAILURES_MAX 20
 #define STAGE_UPLOAD "upload"
+/* How a job is read: at once or not at all, with patience, or once more at once. */
+#define PATIENCE_NONE 0
+#define PATIENCE_FULL 1
+#define PATIENCE_OVER 2
+#define PATIENCE_NS (5 * US_NS_PER_S)
 /* Of one PutObject: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html */
 #define S3_PUT_LEN_MAX (UINT64_C(5) << 30)
 
@@ -71,6 +75,16 @@ static void list_push(struct us_job_list *list, struct us_job *job)
 	}
 	*list->last = job;
 	list->last = &job->next;
+	list->count++;
+}
+
+static void list_push_front(struct us_job_list *list, struct us_job *job)
+{
+	job->next = list->first;
+	list->first = job;
+	if (!job->next) {
+		list->last = &job->next;
+	}
 	list->count++;
 }
 
@@ -119,7 +133,7 @@ struct us_job *us_job_take(struct us *us)
 	if (job) {
 		us->live++;
 		job->object.fd = -1;
-		job->patient = 0;
+		job->patience = PATIENCE_NONE;
 		job->staged_bytes = 0;
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
@@ -189,12 +203,28 @@ static int job_defer(struct us *us, struct us_job *job)
 	(void)pthread_mutex_lock(&us->mutex);
 	int taken = us->deferred.count < DEFERRED_MAX;
 	if (taken) {
-		job->patient = 1;
-		list_push(&us->deferred, job);
+		/* From either end in turn, so that those which never succeed do not always
+		 * use up the patience of a cycle. */
+		if (us->generation % 2) {
+			list_push(&us->deferred, job);
+		} else {
+			list_push_front(&us->deferred, job);
+		}
 		leave(us);
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
 	return taken;
+}
+
+/* Waiting for busy databases makes a cycle longer for all: at most PATIENCE_NS of it.
+ * Wants the mutex. */
+static int patience_left(struct us *us)
+{
+	int64_t now_ns = us_clock_mono_ns();
+	if (us->patience_end_ns == 0) {
+		us->patience_end_ns = now_ns + PATIENCE_NS;
+	}
+	return now_ns < us->patience_end_ns;
 }
 
 /* The next job to read: a queued one, else, once the walk is done, a deferred one. */
@@ -206,7 +236,10 @@ static struct us_job *next_job(struct us *us)
 		job = list_pop(&us->queued);
 		if (!job && us->walk_done && us->live < us->job_max) {
 			job = list_pop(&us->deferred);
-			us->live += job != NULL;
+			if (job) {
+				us->live++;
+				job->patience = patience_left(us) ? PATIENCE_FULL : PATIENCE_OVER;
+			}
 		}
 		if (job || us->closing) {
 			break;
@@ -226,7 +259,7 @@ void us_mark_dirty(struct us *us, uint64_t path_hash)
 		size_t cap = us_size_mul(us->dirty_cap, 2);
 		uint64_t *dirty = us_realloc(us->dirty, us_size_mul(cap, sizeof(*dirty)));
 		if (!dirty) {
-			/* Unrecorded: after a restart it is read and perhaps sent once more. */
+			us->dirty_lost = 1; /* the next commit writes everything */
 			(void)pthread_mutex_unlock(&us->mutex);
 			return;
 		}
@@ -412,6 +445,9 @@ void us_job_put_done(struct us *us, struct us_job *job)
 	if (give_up) {
 		us_give_up_on_target(us, &job->put.err);
 	}
+	if (rc != 0) {
+		us_mark_dirty(us, job->path_hash); /* its content hash is not known any more */
+	}
 	if (rc == 0) {
 		record_synced(us, job, 1);
 		job_free(us, job);
@@ -494,9 +530,22 @@ static int32_t encode_end(struct us_worker *w, struct us_error *err)
 	int32_t rc = us_encoder_end(w->encoder, &w->trailer, &job->object, err);
 	if (!rc) {
 		unstage_bytes(w->us, job, job->object.data ? job->object.len : 0);
-		job->content_hash = us_get_be64(job->object.lz4_sha256);
+		job->content_hash =
+			us_content_hash(job->object.lz4_sha256, info->mode, info->uid, info->gid);
 	}
 	return rc;
+}
+
+/* Not in the target yet, though nothing has failed. */
+static void keep_changed(struct us *us, const struct us_job *job)
+{
+	struct us_record *record = us_table_acquire(us->table, job->path_hash, 0);
+	if (record) {
+		if (!(record->flags & US_RECORD_UNSYNCED)) {
+			us_record_set_unsynced(record, (uint32_t)(us_clock_wall_ns() / US_NS_PER_S), 0);
+		}
+		us_table_release(us->table, job->path_hash);
+	}
 }
 
 /* Names the object and gives it to the store. */
@@ -507,7 +556,8 @@ static void send(struct us *us, struct us_job *job, const struct us_record *reco
 					       (uint32_t)(job->info.snapshot_ns / US_NS_PER_S),
 					       (uint32_t)(us_clock_wall_ns() / US_NS_PER_S));
 	if (job->object_time == 0) {
-		job_free(us, job); /* still changed: the next cycle has another second */
+		keep_changed(us, job); /* the next cycle has another second */
+		job_free(us, job);
 		return;
 	}
 	char time[US_TIME_NAME_LEN + 1];
@@ -525,6 +575,12 @@ static void send(struct us *us, struct us_job *job, const struct us_record *reco
 	memcpy(job->put.sha256, job->object.sha256, sizeof(job->put.sha256));
 	us_time_rfc3339_format(job->info.snapshot_ns, job->put.snapshot_time);
 	us_hex(job->object.lz4_sha256, sizeof(job->object.lz4_sha256), job->put.lz4_sha256);
+	/* Until it is acknowledged, nobody knows which content the target has. */
+	struct us_record *now = us_table_acquire(us->table, job->path_hash, 0);
+	if (now) {
+		now->content_hash = 0;
+		us_table_release(us->table, job->path_hash);
+	}
 	(void)pthread_mutex_lock(&us->mutex);
 	if (us->putting++ == 0) {
 		(void)pthread_cond_signal(&us->done);
@@ -538,11 +594,14 @@ static void read_failed(struct us_worker *w, int32_t rc, const struct us_error *
 	struct us *us = w->us;
 	struct us_job *job = w->job;
 	unstage_bytes(us, job, 0);
-	if (rc == US_E_BUSY && !job->patient && job_defer(us, job)) {
+	us_encoder_drop(w->encoder);
+	if (rc == US_E_BUSY && job->patience == PATIENCE_NONE && job_defer(us, job)) {
 		return;
 	}
-	if (rc == US_E_CANCELED || rc == US_E_NOTFOUND) {
-		job_free(us, job); /* gone or replaced since the walk: the next one sees what is there */
+	if (rc == US_E_CANCELED || (rc == US_E_NOTFOUND && !job->was_unsynced)) {
+		/* Gone or replaced since the walk: the next one sees what is there. If that
+		 * was so before, it fails. */
+		job_free(us, job);
 	} else if (rc == US_E_EMPTY || rc == US_E_NOTDB) {
 		job_not_database(us, job, rc, err);
 	} else {
@@ -596,7 +655,7 @@ static void process(struct us_worker *w)
 					       .inode = job->inode,
 					       .is_foreign = us->has_foreign ? us_foreign_has : NULL,
 					       .arg = us,
-					       .patient = job->patient };
+					       .patient = job->patience == PATIENCE_FULL };
 	const struct us_image_sink sink = { .begin = begin_image, .write = write_image, .arg = w };
 	w->failed_stage = NULL;
 	int32_t rc = us_read_image(w->reader, &source, &sink, &job->info, &err);
@@ -608,6 +667,7 @@ static void process(struct us_worker *w)
 		job->info.snapshot_ns = us->floor_ns + 1;
 	}
 	if (encode_end(w, &err)) {
+		us_encoder_drop(w->encoder);
 		job_fail(us, job, "encode", &err);
 		return;
 	}
@@ -620,7 +680,7 @@ static void process(struct us_worker *w)
 	}
 	struct us_record record = { 0 };
 	if (us_table_get(us->table, job->path_hash, &record) && record.object_time != 0 &&
-	    record.content_hash == job->content_hash) {
+	    record.content_hash == job->content_hash) { /* which is never 0 */
 		job_unchanged(us, job);
 		return;
 	}

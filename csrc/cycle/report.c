@@ -212,6 +212,13 @@ void us_report_walk_failure(struct us_report *report, const char *path, const ch
 	us_report_failure(report, path, "walk", message, cycles, since_ns);
 }
 
+void us_report_begin(struct us_report *report)
+{
+	(void)pthread_mutex_lock(&report->mutex);
+	report->noting->count = 0;
+	(void)pthread_mutex_unlock(&report->mutex);
+}
+
 void us_report_publish(struct us_report *report)
 {
 	(void)pthread_mutex_lock(&report->mutex);

@@ -28,6 +28,9 @@ void us_report_failure(struct us_report *report, const char *path, const char *s
 void us_report_walk_failure(struct us_report *report, const char *path, const char *message,
 			    uint64_t path_hash, int64_t now_ns);
 
+/* Starts a cycle: forgets what one that did not end has noted. */
+void us_report_begin(struct us_report *report);
+
 /* Ends a cycle: what was noted becomes what us_report_failures gives. */
 void us_report_publish(struct us_report *report);
 int32_t us_report_failures(struct us_report *report, struct us_failure *ret_failures, size_t capacity);

@@ -53,6 +53,8 @@ uint64_t us_encode_bound(uint64_t image_len);
  * else in one allocation of us_encode_bound bytes, cut to size at the end. */
 int32_t us_encoder_begin(struct us_encoder *encoder, uint64_t image_len, int to_file,
 			 struct us_error *err);
+/* Gives up the object begun, and its memory. */
+void us_encoder_drop(struct us_encoder *encoder);
 int32_t us_encoder_write(struct us_encoder *encoder, const uint8_t *data, size_t data_len,
 			 struct us_error *err);
 /* Ends it: the image must be complete. Sets TRAILER->lz4_sha256; the caller owns

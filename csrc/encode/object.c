@@ -96,6 +96,11 @@ void us_encoder_free(struct us_encoder *e)
 	us_free(e);
 }
 
+void us_encoder_drop(struct us_encoder *e)
+{
+	us_object_done(&e->object);
+}
+
 uint64_t us_encode_bound(uint64_t image_len)
 {
 	/* An incompressible block is stored: its bytes and a header of 4. */

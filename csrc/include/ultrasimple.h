@@ -158,7 +158,7 @@ struct us_credentials {
 
 /*
  * Sets the credentials for requests from now on; copied. Any time. US_E_ARG for
- * a target that is no S3. Without any, requests are sent unsigned.
+ * a target that is no S3. Without any, us_cycle sends nothing; us_restore asks unsigned.
  */
 US_API int32_t us_set_credentials(struct us *us, const struct us_credentials *credentials,
 				  struct us_error *err);

@@ -721,7 +721,7 @@ int32_t us_read_image(struct us_reader *reader, const struct us_read_source *sou
 		if (tries > TRIES_MAX) {
 			break;
 		}
-		us_clock_sleep_ns(us_stat_tick_ns(&a.files.db));
+		us_clock_sleep_ns(a.files.db.inode ? us_stat_tick_ns(&a.files.db) : US_TICK_NS);
 		rc = attempt_once(&a, tries == TRIES_MAX, sink, &info, err);
 	}
 	if (rc) {

@@ -7,8 +7,8 @@
  * time in the trailer. The trailers are searched by bisection, so a database with
  * 86,400 objects costs 17 small reads.
  *
- * Whoever is damaged is named, never skipped: an older state in its place would
- * look like a success.
+ * If the object chosen is damaged, it is named, never skipped: an older state in its
+ * place would look like a success. Others that are damaged do not matter.
  */
 #include "choose.h"
 
@@ -230,6 +230,12 @@ static int32_t search(const struct us_origin *o, const struct listing *l, int64_
 		size_t middle = low + (high - low) / 2;
 		make_choice(o, &l->found[middle], ret);
 		rc = us_choose_trailer(o, ret->key, trailer, NULL, err);
+		if (rc == US_E_OBJECT) {
+			/* Damaged: its name shows the way. If it is the one chosen, the restore
+			 * says so. */
+			trailer->snapshot_ns = l->found[middle].time_s * US_NS_PER_S;
+			rc = 0;
+		}
 		if (rc) {
 			break;
 		}

@@ -45,6 +45,8 @@
 #define TMP_DIR ".litestream-multi-db-tmp"
 #define KEY_LEN_MAX 1024
 #define TMP_NAME_LEN 24
+/* The target's own name: ID_LEN hex digits in TMP_DIR "/id". */
+#define ID_LEN 32
 
 struct item {
 	struct us_put *put;
@@ -64,6 +66,7 @@ struct file_store {
 	int tmp_fd; /* this process's directory for temporary files; -1: read-only */
 	char tmp_dir[sizeof(TMP_DIR) + 20];
 	uint64_t tmp_count;
+	char id[ID_LEN + 1];
 	uint8_t *copy; /* the writer's */
 	pthread_t writer, committer;
 	int writer_started, committer_started;
@@ -76,7 +79,7 @@ struct file_store {
 	struct us_put *done, **done_last;
 	struct batch batches[2];
 	struct batch *handed; /* written, for the committer; NULL: it is idle */
-	int closing;
+	int closing, writer_done;
 	struct us_store_counts counts;
 };
 
@@ -144,11 +147,27 @@ static void close_item(struct item *item)
 	}
 }
 
-static void write_item(struct file_store *file, struct item *item, int keep_open)
+/* Whether the directory is the one that was opened: one that was moved away, or that
+ * something was mounted over, would take objects that nobody finds. */
+static int is_in_place(const struct file_store *file)
+{
+	struct stat opened, named;
+	return !fstat(file->root_fd, &opened) && !stat(file->directory, &named) &&
+	       opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
+static void write_item(struct file_store *file, struct item *item, int in_place, int keep_open)
 {
 	struct us_put *put = item->put;
 	item->fd = -1;
 	put->rc = 0;
+	if (!in_place) {
+		put->rc = us_fail(&put->err, US_E_IO,
+				  "PUT \"%s\": directory \"%s\" is not the one it was at start; if that is "
+				  "meant, restart",
+				  put->key, file->directory);
+		return;
+	}
 	if (file->canceled) {
 		put->rc = us_fail(&put->err, US_E_CANCELED, "canceled");
 		return;
@@ -177,7 +196,7 @@ static void take_queued(struct file_store *file, struct batch *batch)
 		struct us_put *put = file->queued;
 		file->queued = put->next;
 		put->next = NULL;
-		batch->items[batch->count++].put = put;
+		batch->items[batch->count++] = (struct item){ .put = put, .fd = -1 };
 	}
 	if (!file->queued) {
 		file->queued_last = &file->queued;
@@ -199,8 +218,9 @@ static void *writer_main(void *arg)
 		take_queued(file, batch);
 		file->counts.put += batch->count;
 		(void)pthread_mutex_unlock(&file->mutex);
+		int in_place = is_in_place(file);
 		for (size_t i = 0; i < batch->count; i++) {
-			write_item(file, &batch->items[i], batch->count <= SMALL_BATCH);
+			write_item(file, &batch->items[i], in_place, batch->count <= SMALL_BATCH);
 		}
 		(void)pthread_mutex_lock(&file->mutex);
 		while (file->handed) {
@@ -210,6 +230,8 @@ static void *writer_main(void *arg)
 		(void)pthread_cond_broadcast(&file->changed);
 		batch = batch == &file->batches[0] ? &file->batches[1] : &file->batches[0];
 	}
+	file->writer_done = 1;
+	(void)pthread_cond_broadcast(&file->changed);
 	(void)pthread_mutex_unlock(&file->mutex);
 	return NULL;
 }
@@ -324,7 +346,7 @@ static void *committer_main(void *arg)
 	struct file_store *file = arg;
 	(void)pthread_mutex_lock(&file->mutex);
 	for (;;) {
-		while (!file->handed && !file->closing) {
+		while (!file->handed && !file->writer_done) {
 			(void)pthread_cond_wait(&file->changed, &file->mutex);
 		}
 		struct batch *batch = file->handed;
@@ -587,6 +609,50 @@ static void remove_if_stale(int parent_fd, const char *name)
 	(void)close(fd); /* and its lock */
 }
 
+/* 0, US_E_NOTFOUND, or why it cannot be read. */
+static int32_t read_id(struct file_store *file, struct us_error *err)
+{
+	char text[ID_LEN + 1] = "";
+	int fd = us_tree_open(file->root_fd, TMP_DIR "/id", O_RDONLY, TMP_DIR "/id", err);
+	if (fd < 0) {
+		return fd;
+	}
+	ssize_t len = pread(fd, text, ID_LEN, 0);
+	(void)close(fd); /* only read from */
+	if (len != ID_LEN || strspn(text, "0123456789abcdef") != ID_LEN) {
+		return US_E_NOTFOUND; /* cut off when it was made */
+	}
+	memcpy(file->id, text, sizeof(text));
+	return 0;
+}
+
+static int32_t make_id(struct file_store *file, struct us_error *err)
+{
+	uint64_t random[2];
+	char tmp[40];
+	if (getrandom(random, sizeof(random), 0) != sizeof(random)) {
+		return us_fail_errno(err, errno, "no random bytes");
+	}
+	(void)snprintf(file->id, sizeof(file->id), "%016llx%016llx", (unsigned long long)random[0],
+		       (unsigned long long)random[1]);
+	(void)snprintf(tmp, sizeof(tmp), TMP_DIR "/%.8s", file->id);
+	int fd = openat(file->root_fd, tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int failed = fd < 0 || write_all(fd, (const uint8_t *)file->id, ID_LEN) || fsync(fd) ||
+		     renameat(file->root_fd, tmp, file->root_fd, TMP_DIR "/id") || fsync(file->root_fd);
+	int saved = errno;
+	if (fd >= 0) {
+		(void)close(fd); /* synced, or failed already */
+	}
+	return failed ? us_fail_errno(err, saved, "directory: cannot write to \"%s/" TMP_DIR "\"",
+				      file->directory)
+		      : 0;
+}
+
+const char *us_store_file_id(const struct us_store *store)
+{
+	return ((const struct file_store *)store)->id;
+}
+
 /* Makes and locks this process's directory for temporary files. */
 static int32_t make_tmp_dir(struct file_store *file, struct us_error *err)
 {
@@ -600,6 +666,13 @@ static int32_t make_tmp_dir(struct file_store *file, struct us_error *err)
 	}
 	us_dir_each_name(parent_fd, remove_if_stale);
 	(void)close(parent_fd); /* a directory */
+	int32_t rc = read_id(file, err);
+	if (rc == US_E_NOTFOUND) {
+		rc = make_id(file, err);
+	}
+	if (rc) {
+		return rc;
+	}
 	for (int tries = 0; tries < 10; tries++) {
 		uint64_t random;
 		struct stat st;
@@ -667,6 +740,9 @@ int32_t us_store_file_open(const char *directory, int read_only, struct us_store
 		if (file->root_fd < 0 && !(read_only && errno == ENOENT)) {
 			rc = us_fail_errno(err, errno, "directory: cannot open \"%s\"", directory);
 		}
+	}
+	if (!rc && read_only && file->root_fd >= 0) {
+		(void)read_id(file, NULL); /* none: no backup was made here */
 	}
 	if (!rc && !read_only) {
 		rc = make_tmp_dir(file, err);

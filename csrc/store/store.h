@@ -105,4 +105,9 @@ int32_t us_store_s3_set_credentials(struct us_store *store,
 int32_t us_store_file_open(const char *directory, int read_only, struct us_store **ret_store,
 			   struct us_error *err);
 
+/* A text that tells this target directory from another one under the same name (a
+ * disk that is not mounted, a directory made anew): made once, kept in the directory.
+ * "" if it has none and the store is read-only. Lives as long as the store. */
+const char *us_store_file_id(const struct us_store *store);
+
 #endif

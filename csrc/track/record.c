@@ -22,6 +22,14 @@ uint64_t us_fingerprint(const struct us_siphash_key *key, const struct us_file_s
 	return us_siphash(key, fields, sizeof(fields));
 }
 
+uint64_t us_content_hash(const uint8_t lz4_sha256[32], uint32_t mode, uint32_t uid, uint32_t gid)
+{
+	static const struct us_siphash_key key = { 0, 0 };
+	const uint32_t owner[3] = { mode, uid, gid };
+	uint64_t hash = us_get_be64(lz4_sha256) ^ us_siphash(&key, owner, sizeof(owner));
+	return hash ? hash : 1;
+}
+
 uint8_t us_racy_flags(const struct us_file_stat *db, const struct us_file_stat *wal, int64_t clock_ns,
 		      uint8_t before)
 {
@@ -59,6 +67,9 @@ int us_record_see(struct us_record *record, uint64_t fingerprint, uint32_t now_s
 		return record->flags & US_RECORD_RACY ? US_SEEN_RACY : US_SEEN_UNCHANGED;
 	}
 	us_record_set_unsynced(record, now_s, 0);
+	if (record->flags & US_RECORD_UNSURE) {
+		record->content_hash = 0;
+	}
 	return US_SEEN_CHANGED;
 }
 
@@ -71,7 +82,9 @@ uint32_t us_object_time_next(const struct us_record *record, uint64_t image_len,
 			     uint32_t epoch_s, uint32_t now_s, uint32_t wall_s)
 {
 	int shrunk = record->object_time != 0 && us_size_class(image_len) + 4 <= record->size_class;
-	int own_second = window_s == 0 || record->object_count == 1 || shrunk;
+	/* A put whose outcome is not known may still arrive: not under the name of the next. */
+	int unsure = record->object_time != 0 && record->content_hash == 0;
+	int own_second = window_s == 0 || record->object_count < 2 || shrunk || unsure;
 	if (!own_second) {
 		return max_u32(max_u32(now_s - now_s % window_s, epoch_s), record->object_time);
 	}
@@ -81,5 +94,7 @@ uint32_t us_object_time_next(const struct us_record *record, uint64_t image_len,
 	}
 	/* The clock stands in the second of the last name: wait. If it was set back, waiting
 	 * could take a day: the next free second is as good a name. */
-	return wall_s == record->object_time ? 0 : record->object_time + 1;
+	return wall_s == record->object_time || record->object_time == UINT32_MAX
+		       ? 0
+		       : record->object_time + 1;
 }

@@ -14,7 +14,7 @@
 struct us_record {
 	uint64_t path_hash;   /* never 0 */
 	uint64_t fingerprint; /* of the files when the image was read; see US_RECORD_UNSYNCED */
-	uint64_t content_hash; /* first 8 bytes (big-endian) of the SHA-256 of the LZ4 frame */
+	uint64_t content_hash; /* us_content_hash of what the target has; 0: not known */
 	uint32_t object_time; /* in the name of its last object, s since 1970; 0: none yet */
 	uint8_t flags;	      /* US_RECORD_* */
 	uint8_t size_class;   /* us_size_class of the last image */
@@ -39,8 +39,12 @@ _Static_assert(sizeof(struct us_record) == 32, "a database costs 32 bytes");
 #define US_RECORD_NOT_DATABASE 16u
 #define US_RECORD_EMPTY 32u
 
+/* Loaded from a state that was not closed: if the files have changed since, an object
+ * that no commit recorded may have been sent. In memory only. */
+#define US_RECORD_UNSURE 64u
+
 /* The flags that are kept in the state file. */
-#define US_RECORD_KEPT (0xffu & ~US_RECORD_REPORTED)
+#define US_RECORD_KEPT (0xffu & ~(US_RECORD_REPORTED | US_RECORD_UNSURE))
 
 static inline uint32_t us_record_since_s(const struct us_record *r)
 {
@@ -61,6 +65,11 @@ static inline void us_record_set_unsynced(struct us_record *r, uint32_t since_s,
 /* 64-bit hash of both files' length, mtime, ctime and inode; keyed per state. */
 uint64_t us_fingerprint(const struct us_siphash_key *key, const struct us_file_stat *db,
 			const struct us_file_stat *wal);
+
+/* What decides whether an image is the one the target has: the first 8 bytes of the
+ * SHA-256 of its LZ4 frame, and mode, owner and group, which a restore brings back
+ * too. Never 0. */
+uint64_t us_content_hash(const uint8_t lz4_sha256[32], uint32_t mode, uint32_t uid, uint32_t gid);
 
 /* US_RECORD_RACY and US_RECORD_FUTURE as these stats, taken at CLOCK_NS, demand.
  * BEFORE: the flags of the record if its fingerprint is equal, else 0. */

@@ -9,7 +9,8 @@
  *
  * It is a cache of what the target holds: losing it costs uploads, never data. So
  * whatever is wrong with it (damage, another target, another schema) is answered by
- * beginning a new one, and the caller is told why.
+ * beginning a new one, and the caller is told why. The old one gets another name: a
+ * state_dir that was configured by mistake may hold files of something else.
  *
  * `open` is 1 while a process has it. Finding it 1 means that the last run was
  * killed and may have sent objects that no commit recorded; the epoch then moves,
@@ -32,6 +33,7 @@
 #include <unistd.h>
 
 #include "../base/alloc.h"
+#include "../base/bytes.h"
 
 #define APPLICATION_ID 0x75737374 /* "usst" */
 #define SCHEMA_VERSION 1
@@ -86,6 +88,13 @@ static int32_t take_lock(const char *state_dir, int *ret_fd, struct us_error *er
 			       "state_dir: \"%s\" is in use by process %s; stop it, or give this one "
 			       "another state_dir",
 			       state_dir, text[0] ? text : "(unknown pid)");
+	}
+	ssize_t old_len = pread(fd, text, sizeof(text), 0);
+	if (old_len < 0 || (size_t)old_len == sizeof(text) ||
+	    (old_len > 0 && ((size_t)old_len != strspn(text, "0123456789") + 1 || text[old_len - 1] != '\n'))) {
+		(void)close(fd); /* not ours */
+		return us_fail(err, US_E_CONFIG,
+			       "state_dir: \"%s\" is a file of something else; choose another state_dir", path);
 	}
 	int len = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
 	if (ftruncate(fd, 0) || pwrite(fd, text, (size_t)len, 0) != len) {
@@ -182,6 +191,8 @@ static const char *load_records(struct us_state *state, struct us_table *table)
 		return "it is damaged";
 	}
 	const char *why = NULL;
+	int64_t was_open = 0;
+	(void)meta_int(state, "open", 0, 1, &was_open); /* missing: 0 */
 	int rc;
 	while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) {
 		uint64_t hash = (uint64_t)sqlite3_column_int64(stmt, 0);
@@ -194,6 +205,12 @@ static const char *load_records(struct us_state *state, struct us_table *table)
 		record->content_hash = (uint64_t)sqlite3_column_int64(stmt, 2);
 		record->object_time = (uint32_t)sqlite3_column_int64(stmt, 3);
 		record->flags = (uint8_t)(sqlite3_column_int(stmt, 4) & (int)US_RECORD_KEPT);
+		if (was_open) {
+			record->flags |= US_RECORD_UNSURE;
+			if (record->flags & US_RECORD_UNSYNCED) {
+				record->content_hash = 0;
+			}
+		}
 		record->size_class = (uint8_t)sqlite3_column_int(stmt, 5);
 		record->object_count = (uint8_t)sqlite3_column_int(stmt, 6);
 		us_table_release(table, hash);
@@ -259,12 +276,14 @@ static int32_t write_new_meta(struct us_state *state, const char *target, struct
 	return rc;
 }
 
-static int32_t remove_file(const char *path, const char *suffix, struct us_error *err)
+/* What cannot be used is not ours to destroy: it gets another name. */
+static int32_t set_aside(const char *path, const char *suffix, struct us_error *err)
 {
-	char name[PATH_CAP + 16];
+	char name[PATH_CAP + 16], aside[PATH_CAP + 32];
 	(void)snprintf(name, sizeof(name), "%s%s", path, suffix);
-	if (unlink(name) && errno != ENOENT) {
-		return us_fail_errno(err, errno, "state_dir: cannot remove \"%s\"", name);
+	(void)snprintf(aside, sizeof(aside), "%s.unusable%s", path, suffix);
+	if (rename(name, aside) && errno != ENOENT) {
+		return us_fail_errno(err, errno, "state_dir: cannot rename \"%s\"", name);
 	}
 	return 0;
 }
@@ -280,7 +299,7 @@ static int32_t create(struct us_state *state, const char *target, struct us_erro
 		" size_class INTEGER NOT NULL, object_count INTEGER NOT NULL);";
 	static const char *const suffixes[] = { "", "-wal", "-shm", "-journal" };
 	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
-		int32_t rc = remove_file(state->path, suffixes[i], err);
+		int32_t rc = set_aside(state->path, suffixes[i], err);
 		if (rc) {
 			return rc;
 		}
@@ -296,15 +315,17 @@ static int32_t create(struct us_state *state, const char *target, struct us_erro
 		return us_fail_errno(err, errno, "no random bytes for a new state");
 	}
 	if (sqlite3_open_v2(state->path, &state->db,
-			    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL)) {
+			    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) ||
+	    sqlite3_busy_timeout(state->db, BUSY_TIMEOUT_MS)) {
 		return fail_sqlite(state, "create it", err);
 	}
 	char identity[96];
 	(void)snprintf(identity, sizeof(identity), "PRAGMA application_id = %d; PRAGMA user_version = %d;",
 		       APPLICATION_ID, SCHEMA_VERSION);
-	int32_t rc = run(state, schema, "create it", err);
+	/* The identity first, in the file itself: whose it is must be seen without its WAL. */
+	int32_t rc = run(state, identity, "create it", err);
 	if (!rc) {
-		rc = run(state, identity, "create it", err);
+		rc = run(state, schema, "create it", err);
 	}
 	if (!rc) {
 		rc = write_new_meta(state, target, err);
@@ -329,10 +350,11 @@ static int32_t start(struct us_state *state, int fresh, uint32_t window_s, uint3
 	(void)meta_int(state, "open", 0, 1, &was_open); /* missing in a fresh one: 0 */
 	uint32_t floor_s = (uint32_t)(state->info.high_water_ns / US_NS_PER_S);
 	uint32_t at_s = now_s > floor_s ? now_s : floor_s;
-	if (was_open && at_s < UINT32_MAX) {
-		at_s++; /* the killed run may have used this very second */
+	int moved = was_open || (!fresh && window_s != state->info.window_s);
+	if (moved && at_s < UINT32_MAX) {
+		at_s++; /* the run before may have used this very second */
 	}
-	if ((fresh || was_open || window_s != state->info.window_s) && at_s > state->info.epoch_s) {
+	if ((fresh || moved) && at_s > state->info.epoch_s) {
 		state->info.epoch_s = at_s;
 	}
 	state->info.window_s = window_s;
@@ -366,6 +388,26 @@ static int32_t new_state(const char *state_dir, struct us_state **ret_state, str
 	return 0;
 }
 
+/* Refuses an SQLite database that is somebody else's, without opening it as one.
+ * Header: magic at 0, application id (be32) at 68. */
+static int32_t check_owner(const struct us_state *state, struct us_error *err)
+{
+	uint8_t header[100];
+	int fd = open(state->path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0) {
+		return 0; /* open_existing says why */
+	}
+	ssize_t len = pread(fd, header, sizeof(header), 0);
+	(void)close(fd); /* only read from; SQLite has not opened it yet */
+	if (len < (ssize_t)sizeof(header) || memcmp(header, "SQLite format 3", 16) != 0 ||
+	    us_get_be32(header + 68) == APPLICATION_ID) {
+		return 0;
+	}
+	return us_fail(err, US_E_CONFIG,
+		       "state_dir: \"%s\" is a database of something else; choose another state_dir",
+		       state->path);
+}
+
 /* Opens what is there, else begins anew; TABLE is filled or untouched. */
 static int32_t open_or_create(struct us_state *state, const char *target, struct us_table *table,
 			      char *ret_reset, size_t reset_cap, int *ret_fresh, struct us_error *err)
@@ -375,6 +417,10 @@ static int32_t open_or_create(struct us_state *state, const char *target, struct
 	*ret_fresh = 0;
 	ret_reset[0] = '\0';
 	if (lstat(state->path, &st) == 0) {
+		int32_t rc = check_owner(state, err);
+		if (rc) {
+			return rc;
+		}
 		why = S_ISREG(st.st_mode) ? open_existing(state, target, SQLITE_OPEN_READWRITE, table)
 					  : "it is not a regular file";
 		if (!why) {
@@ -488,8 +534,9 @@ static int write_all(struct us_state *state, struct us_table *table)
 }
 
 int32_t us_state_commit(struct us_state *state, struct us_table *table, const uint64_t *hashes,
-			size_t hash_count, int64_t high_water_ns, struct us_error *err)
+			size_t hash_count, int whole, int64_t high_water_ns, struct us_error *err)
 {
+	state->incomplete |= whole;
 	int32_t rc = run(state, "BEGIN IMMEDIATE", "begin a transaction", err);
 	if (rc) {
 		state->incomplete = 1;
@@ -515,13 +562,17 @@ int32_t us_state_commit(struct us_state *state, struct us_table *table, const ui
 	return 0;
 }
 
-int32_t us_state_set_target_known(struct us_state *state, uint32_t newest_name_s, struct us_error *err)
+int32_t us_state_set_target_known(struct us_state *state, uint32_t newest_name_s,
+				  int64_t high_water_ns, struct us_error *err)
 {
 	uint32_t epoch_s = state->info.epoch_s;
 	if (newest_name_s >= epoch_s && newest_name_s < UINT32_MAX) {
 		epoch_s = newest_name_s + 1;
 	}
 	int32_t rc = meta_set_int(state, "epoch", epoch_s, err);
+	if (!rc) {
+		rc = meta_set_int(state, "high_water", high_water_ns, err);
+	}
 	if (!rc) {
 		rc = meta_set_int(state, "target_known", 1, err);
 	}

@@ -40,16 +40,16 @@ const struct us_state_info *us_state_info(const struct us_state *state);
 
 /*
  * Commits, in one transaction: the present records of HASHES (a hash whose record
- * is gone from TABLE is deleted), and the info fields given. After a failure the
- * next commit writes the whole table.
+ * is gone from TABLE is deleted), or, WHOLE, of all of TABLE, and the info fields
+ * given. After a failure the next commit writes the whole table.
  */
 int32_t us_state_commit(struct us_state *state, struct us_table *table, const uint64_t *hashes,
-			size_t hash_count, int64_t high_water_ns, struct us_error *err);
+			size_t hash_count, int whole, int64_t high_water_ns, struct us_error *err);
 
 /* Records that the target's names have been looked at, the newest being
  * NEWEST_NAME_S (0: none): the epoch moves past it. Commits. */
 int32_t us_state_set_target_known(struct us_state *state, uint32_t newest_name_s,
-				  struct us_error *err);
+				  int64_t high_water_ns, struct us_error *err);
 
 /* Marks the state as properly closed, releases the lock, frees. NULL is accepted. */
 void us_state_close(struct us_state *state);

@@ -20,6 +20,8 @@
 #define SHARD_COUNT 64
 #define SHARD_BITS 6
 #define CAP_MIN 16
+/* Of a record that is kept though long gone: its age must not wrap around. */
+#define AGE_MAX 128
 
 struct shard {
 	pthread_mutex_t mutex;
@@ -168,8 +170,10 @@ static void remove_slot(struct shard *shard, uint32_t slot)
 static void add_to_sums(struct us_table_sums *sums, const struct us_record *record)
 {
 	sums->record_count++;
-	sums->empty += !!(record->flags & US_RECORD_EMPTY);
-	sums->not_databases += !!(record->flags & US_RECORD_NOT_DATABASE);
+	if (!(record->flags & US_RECORD_UNSYNCED)) {
+		sums->empty += !!(record->flags & US_RECORD_EMPTY);
+		sums->not_databases += !!(record->flags & US_RECORD_NOT_DATABASE);
+	}
 	if (record->object_time > sums->newest_object_s) {
 		sums->newest_object_s = record->object_time;
 	}
@@ -188,13 +192,13 @@ static void add_to_sums(struct us_table_sums *sums, const struct us_record *reco
 }
 
 /* Removes what has been gone for long enough; wants the shard locked. */
-static void remove_gone(struct shard *shard, uint8_t generation,
+static void remove_gone(struct shard *shard, uint8_t generation, uint32_t now_s,
 			void (*gone)(void *arg, uint64_t path_hash), void *arg, uint64_t *count)
 {
 	for (uint32_t i = 0; i < shard->cap; i++) {
 		struct us_record *record = &shard->slots[i];
 		/* A removal may move another record here: look at the slot again. */
-		while (record->path_hash != 0 &&
+		while (record->path_hash != 0 && record->object_time < now_s &&
 		       (uint8_t)(generation - record->generation) >= US_GONE_WALKS) {
 			uint64_t hash = record->path_hash;
 			remove_slot(shard, i);
@@ -206,7 +210,7 @@ static void remove_gone(struct shard *shard, uint8_t generation,
 	}
 }
 
-void us_table_sweep(struct us_table *table, uint8_t generation, int walk_clean,
+void us_table_sweep(struct us_table *table, uint8_t generation, int walk_clean, uint32_t now_s,
 		    void (*gone)(void *arg, uint64_t path_hash), void *arg,
 		    struct us_table_sums *ret_sums)
 {
@@ -215,7 +219,7 @@ void us_table_sweep(struct us_table *table, uint8_t generation, int walk_clean,
 		struct shard *shard = &table->shards[s];
 		(void)pthread_mutex_lock(&shard->mutex);
 		if (walk_clean) {
-			remove_gone(shard, generation, gone, arg, &sums.gone);
+			remove_gone(shard, generation, now_s, gone, arg, &sums.gone);
 		}
 		for (uint32_t i = 0; i < shard->cap; i++) {
 			struct us_record *record = &shard->slots[i];
@@ -226,6 +230,8 @@ void us_table_sweep(struct us_table *table, uint8_t generation, int walk_clean,
 				add_to_sums(&sums, record);
 			} else if (!walk_clean) {
 				record->generation = generation;
+			} else if ((uint8_t)(generation - record->generation) > AGE_MAX) {
+				record->generation = (uint8_t)(generation - AGE_MAX);
 			}
 		}
 		(void)pthread_mutex_unlock(&shard->mutex);

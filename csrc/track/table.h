@@ -39,10 +39,11 @@ struct us_table_sums {
 /*
  * After a walk of GENERATION: sums over the records it saw. A record not seen by
  * US_GONE_WALKS walks in a row, all without an error, is removed and its hash
- * given to GONE (may be NULL; the shard is locked meanwhile). WALK_CLEAN 0: this
+ * given to GONE (may be NULL; the shard is locked meanwhile), unless its last name is
+ * not before NOW_S: if it came back, it could take that name again. WALK_CLEAN 0: this
  * walk had errors, so every absence starts to count anew.
  */
-void us_table_sweep(struct us_table *table, uint8_t generation, int walk_clean,
+void us_table_sweep(struct us_table *table, uint8_t generation, int walk_clean, uint32_t now_s,
 		    void (*gone)(void *arg, uint64_t path_hash), void *arg,
 		    struct us_table_sums *ret_sums);
 

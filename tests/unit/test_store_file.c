@@ -213,7 +213,9 @@ static void test_one_failure_is_its_own(void **state)
 	assert_get(store, "file", 0, UINT64_MAX, "x");
 	store->ops->close(store);
 	/* Nothing is left of what failed. */
-	(void)snprintf(path, sizeof(path), "%s/.litestream-multi-db-tmp", root);
+	(void)snprintf(path, sizeof(path), "%s/.litestream-multi-db-tmp/id", root);
+	assert_int_equal(unlink(path), 0);
+	*strrchr(path, '/') = '\0';
 	assert_int_equal(rmdir(path), 0);
 }
 
@@ -272,6 +274,36 @@ static void test_leftovers(void **state)
 	assert_int_equal(close(ready[0]), 0);
 }
 
+/* Another directory under the same name: nothing is written, and it has another id. */
+static void test_directory_replaced(void **state)
+{
+	(void)state;
+	char aside[SCRATCH_LEN + 8], id[64], command[2 * SCRATCH_LEN];
+	struct us_store *store = open_store(0);
+	(void)snprintf(id, sizeof(id), "%s", us_store_file_id(store));
+	assert_int_equal(strlen(id), 32);
+	put_one(store, "a", "x", 0);
+	(void)snprintf(aside, sizeof(aside), "%s.old", root);
+	assert_int_equal(rename(root, aside), 0);
+	put_one(store, "b", "x", US_E_IO);
+	assert_int_equal(mkdir(root, 0700), 0);
+	put_one(store, "c", "x", US_E_IO);
+	store->ops->close(store);
+	store = open_store(0);
+	assert_string_not_equal(us_store_file_id(store), id);
+	assert_list(store, "", "");
+	store->ops->close(store);
+	(void)snprintf(command, sizeof(command), "rm -rf '%s'", root);
+	FILE *p = popen(command, "r");
+	assert_non_null(p);
+	assert_int_equal(pclose(p), 0);
+	assert_int_equal(rename(aside, root), 0);
+	store = open_store(1);
+	assert_string_equal(us_store_file_id(store), id);
+	assert_list(store, "", "a:1\n");
+	store->ops->close(store);
+}
+
 static void test_read_only_and_cancel(void **state)
 {
 	(void)state;
@@ -299,6 +331,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_put_get_list_remove), TEST(test_batches),   TEST(test_one_failure_is_its_own),
 		TEST(test_from_spool_file),	TEST(test_leftovers), TEST(test_read_only_and_cancel),
+		TEST(test_directory_replaced),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

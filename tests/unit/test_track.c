@@ -146,9 +146,11 @@ static void test_names(void **state)
 	(void)state;
 	struct us_record r = { 0 };
 	const uint32_t hour = 3600, epoch = 10 * hour + 1000;
-	/* First object: the epoch, not the window, so that an older state's stays. */
-	assert_int_equal(us_object_time_next(&r, 4096, hour, epoch, epoch + 50, epoch + 50), epoch);
-	r = (struct us_record){ .object_time = epoch, .object_count = 1, .size_class = us_size_class(4096) };
+	/* First object: its own second, or the epoch, so that an older one stays. */
+	assert_int_equal(us_object_time_next(&r, 4096, hour, epoch, epoch + 50, epoch + 50), epoch + 50);
+	assert_int_equal(us_object_time_next(&r, 4096, hour, epoch, epoch - 50, epoch - 50), epoch);
+	r = (struct us_record){ .object_time = epoch, .object_count = 1, .size_class = us_size_class(4096),
+				.content_hash = 7 };
 	/* Second: its own second. Third: replaces the second inside the window. */
 	assert_int_equal(us_object_time_next(&r, 4096, hour, epoch, epoch + 90, epoch + 90), epoch + 90);
 	r.object_time = epoch + 90;
@@ -164,6 +166,13 @@ static void test_names(void **state)
 	/* Clock set back a day: names still grow, nothing waits. */
 	assert_int_equal(us_object_time_next(&r, 4096, 0, epoch, epoch + 130, epoch - 86400), epoch + 131);
 	assert_int_equal(us_object_time_next(&r, 4096, hour, epoch, epoch + 130, epoch - 86400), epoch + 130);
+	/* A put of unknown outcome: another name than its own. */
+	r.content_hash = 0;
+	assert_int_equal(us_object_time_next(&r, 4096, hour, epoch, epoch + 140, epoch + 140), epoch + 140);
+	r.content_hash = 7;
+	/* The end of time does not wrap around. */
+	struct us_record last = { .object_time = UINT32_MAX, .object_count = 1, .content_hash = 7 };
+	assert_int_equal(us_object_time_next(&last, 4096, hour, epoch, epoch, epoch), 0);
 	/* A larger window never goes below the last name. */
 	assert_int_equal(us_object_time_next(&r, 4096, 86400, epoch, epoch + 140, epoch + 140), epoch + 130);
 }
@@ -229,7 +238,7 @@ static void test_table_forgets_after_three_clean_walks(void **state)
 		for (uint32_t i = 0; i < 10000; i += 2) {
 			put(table, hash_of(i), i + 1, generation);
 		}
-		us_table_sweep(table, generation, walk != 2, count_gone, &gone, &sums);
+		us_table_sweep(table, generation, walk != 2, UINT32_MAX, count_gone, &gone, &sums);
 		assert_int_equal(sums.record_count, 5000);
 		assert_int_equal(gone, walk < 5 ? 0 : 5000);
 	}
@@ -238,6 +247,49 @@ static void test_table_forgets_after_three_clean_walks(void **state)
 		assert_int_equal(us_table_get(table, hash_of(i), &r), i % 2 == 0);
 	}
 	us_table_free(table);
+}
+
+/* A name that lies ahead of the clock could be given once more: it is remembered,
+ * however long the database has been gone. */
+static void test_table_keeps_names_ahead(void **state)
+{
+	(void)state;
+	struct us_table *table = new_table();
+	struct us_table_sums sums;
+	struct us_record r;
+	put(table, hash_of(1), 1000, 0);
+	put(table, hash_of(2), 999, 0);
+	for (int walk = 1; walk <= 600; walk++) {
+		us_table_sweep(table, (uint8_t)walk, 1, 1000, NULL, NULL, &sums);
+		assert_int_equal(sums.record_count, 0);
+		assert_int_equal(us_table_get(table, hash_of(1), &r), 1);
+		assert_int_equal(us_table_get(table, hash_of(2), &r), walk < 3);
+	}
+	us_table_sweep(table, 601 & 255, 1, 1001, NULL, NULL, &sums);
+	assert_int_equal(us_table_get(table, hash_of(1), &r), 0);
+	us_table_free(table);
+}
+
+/* After a kill, a database whose files have changed is sent whatever its content. */
+static void test_see_unsure(void **state)
+{
+	(void)state;
+	struct us_record r = { .path_hash = 1, .fingerprint = 42, .content_hash = 7, .flags = US_RECORD_UNSURE };
+	assert_int_equal(us_record_see(&r, 42, 100), US_SEEN_UNCHANGED);
+	assert_int_equal(r.content_hash, 7);
+	assert_int_equal(us_record_see(&r, 43, 100), US_SEEN_CHANGED);
+	assert_int_equal(r.content_hash, 0);
+}
+
+static void test_content_hash(void **state)
+{
+	(void)state;
+	const uint8_t sha[32] = { 1, 2, 3, 4, 5, 6, 7, 8 };
+	uint64_t hash = us_content_hash(sha, 0640, 1, 2);
+	assert_int_not_equal(us_content_hash(sha, 0600, 1, 2), hash);
+	assert_int_not_equal(us_content_hash(sha, 0640, 3, 2), hash);
+	assert_int_not_equal(us_content_hash(sha, 0640, 1, 3), hash);
+	assert_int_equal(us_content_hash(sha, 0640, 1, 2), hash);
 }
 
 /* --------------------------------------------------------------- the state file */
@@ -253,9 +305,10 @@ static int make_dir(void **state)
 static int remove_dir(void **state)
 {
 	(void)state;
-	static const char *const names[] = { "state.db", "state.db-wal", "state.db-shm", "lock" };
+	static const char *const names[] = { "state.db",	  "state.db-wal",	  "state.db-shm", "lock",
+					     "state.db.unusable", "state.db.unusable-wal", "state.db.unusable-shm" };
 	char path[SCRATCH_LEN + 32];
-	for (size_t i = 0; i < 4; i++) {
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		(void)snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
 		(void)unlink(path);
 	}
@@ -288,10 +341,10 @@ static void test_state_keeps_records(void **arg)
 		hashes[i] = hash_of(i);
 		put(table, hashes[i], i + 1, 0);
 	}
-	assert_int_equal(us_state_commit(state, table, hashes, 100, 77, NULL), 0);
+	assert_int_equal(us_state_commit(state, table, hashes, 100, 0, 77, NULL), 0);
 	us_table_clear(table);
 	put(table, hashes[1], 500, 0);
-	assert_int_equal(us_state_commit(state, table, hashes, 2, 78, NULL), 0); /* 0 gone, 1 changed */
+	assert_int_equal(us_state_commit(state, table, hashes, 2, 0, 78, NULL), 0); /* 0 gone, 1 changed */
 	struct us_siphash_key key = us_state_info(state)->key;
 	us_state_close(state);
 
@@ -317,8 +370,8 @@ static void test_state_epoch_moves(void **arg)
 	struct us_table *table = new_table();
 	us_state_close(open_state("t", 3600, 1000, table, reset));
 	struct us_state *state = open_state("t", 60, 2000, table, reset); /* another window */
-	assert_int_equal(us_state_info(state)->epoch_s, 2000);
-	assert_int_equal(us_state_set_target_known(state, 5000, NULL), 0);
+	assert_int_equal(us_state_info(state)->epoch_s, 2001);
+	assert_int_equal(us_state_set_target_known(state, 5000, 9, NULL), 0);
 	assert_int_equal(us_state_info(state)->epoch_s, 5001);
 	us_state_close(state);
 	state = open_state("t", 3600, 3000, table, reset); /* the clock stepped back: never lower */
@@ -395,7 +448,7 @@ static void test_state_damaged_or_foreign(void **arg)
 		us_table_clear(table);
 		struct us_state *state = open_state("t", 3600, 1000, table, reset);
 		put(table, hash, 5, 0);
-		assert_int_equal(us_state_commit(state, table, &hash, 1, 1, NULL), 0);
+		assert_int_equal(us_state_commit(state, table, &hash, 1, 0, 1, NULL), 0);
 		us_state_close(state);
 		us_table_clear(table);
 		if (damage == 0) {
@@ -418,6 +471,39 @@ static void test_state_damaged_or_foreign(void **arg)
 	us_table_free(table);
 }
 
+/* A state_dir by mistake: what is somebody else's stays. */
+static void test_state_spares_others(void **arg)
+{
+	(void)arg;
+	char reset[1024], path[SCRATCH_LEN + 32];
+	struct us_table *table = new_table();
+	struct us_state *state;
+	struct us_error err = US_ERROR_INIT;
+	sqlite3 *db;
+	(void)snprintf(path, sizeof(path), "%s/state.db", dir);
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, "CREATE TABLE theirs(x)", NULL, NULL, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_close(db), SQLITE_OK);
+	assert_int_equal(us_state_open(dir, "t", 1, 1, table, reset, sizeof(reset), &state, &err), US_E_CONFIG);
+	assert_non_null(strstr(err.message, "something else"));
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, "SELECT x FROM theirs", NULL, NULL, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_close(db), SQLITE_OK);
+	assert_int_equal(unlink(path), 0);
+	/* No database: set aside, not destroyed. */
+	overwrite_state("their notes", 11, -1);
+	us_state_close(open_state("t", 1, 1, table, reset));
+	(void)snprintf(path, sizeof(path), "%s/state.db.unusable", dir);
+	assert_int_equal(access(path, F_OK), 0);
+	(void)snprintf(path, sizeof(path), "%s/lock", dir);
+	FILE *f = fopen(path, "w");
+	assert_non_null(f);
+	assert_true(fputs("precious\n", f) >= 0);
+	assert_int_equal(fclose(f), 0);
+	assert_int_equal(us_state_open(dir, "t", 1, 1, table, reset, sizeof(reset), &state, &err), US_E_CONFIG);
+	us_table_free(table);
+}
+
 int main(void)
 {
 #define STATE_TEST(f) cmocka_unit_test_setup_teardown(f, make_dir, remove_dir)
@@ -432,11 +518,15 @@ int main(void)
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_table_keeps_all),
 		cmocka_unit_test(test_table_forgets_after_three_clean_walks),
+		cmocka_unit_test(test_table_keeps_names_ahead),
+		cmocka_unit_test(test_see_unsure),
+		cmocka_unit_test(test_content_hash),
 		STATE_TEST(test_state_keeps_records),
 		STATE_TEST(test_state_epoch_moves),
 		STATE_TEST(test_state_after_kill),
 		STATE_TEST(test_state_lock_names_pid),
 		STATE_TEST(test_state_damaged_or_foreign),
+		STATE_TEST(test_state_spares_others),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

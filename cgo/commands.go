@@ -331,7 +331,9 @@ func runStatus(ctx context.Context, cfg *Config, asJSON bool, out io.Writer) err
 
 func statusFaults(cfg *Config, p planResult) []string {
 	faults := walkFaults(cfg, p)
-	if !p.stateFound {
+	if p.stateHidden {
+		faults = append(faults, p.firstFailure)
+	} else if !p.stateFound {
 		faults = append(faults, "no state file for this target: has replicate run?")
 	} else if p.never > 0 {
 		faults = append(faults, plural(p.never, "database has", "databases have")+" never been backed up")

@@ -365,7 +365,8 @@ func (c *core) plan(samples int) (planResult, error) {
 		changed:       uint64(p.changed),
 		never:         uint64(p.never),
 		lastBackup:    fromNanos(p.last_backup_ns),
-		stateFound:    p.state_found != 0,
+		stateFound:    p.state_found == 1,
+		stateHidden:   p.state_found == 2,
 	}
 	for i := range buf[:min(int(n), len(buf))] {
 		s := &buf[i]

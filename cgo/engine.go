@@ -90,6 +90,7 @@ type planResult struct {
 	synced, changed, never   uint64
 	lastBackup               time.Time // zero: none
 	stateFound               bool
+	stateHidden              bool // there is one that cannot be read: firstFailure
 	samples                  []sample
 }
 

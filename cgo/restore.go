@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -226,6 +227,9 @@ func (f *RestoreFlags) restoreError(cfg *Config, err error) error {
 		return fmt.Errorf("no matching backup files available: %w", err)
 	case errors.Is(err, ErrExists):
 		return err // says what is in the way, and whether -force helps
+	}
+	if strings.HasPrefix(err.Error(), "cannot restore") {
+		return err
 	}
 	return fmt.Errorf("cannot restore %s: %w", f.Path, err)
 }

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,6 +25,8 @@
 #define CONCURRENCY_MOST 1000
 /* A directory takes objects in batches: enough of them for two. */
 #define FILE_JOBS 2048
+#define DESCRIPTORS_SPARE 64
+#define CONCURRENCY_LEAST 8
 #define STATE_DIR_NAME ".litestream-multi-db"
 #define FLAGS_KNOWN \
 	(US_OPEN_READ_ONLY | US_OPEN_ANY_FILESYSTEM | US_OPEN_S3_PATH_STYLE | US_OPEN_S3_SKIP_VERIFY)
@@ -454,8 +457,10 @@ static int32_t make_directories(const char *path, struct us_error *err)
 static int32_t open_state(struct us *us, struct us_error *err)
 {
 	if (us->flags & US_OPEN_READ_ONLY) {
-		int32_t rc = us_state_open_read_only(us->state_dir, us->identity, us->table, &us->state, NULL);
-		return rc == US_E_NOMEM ? us_fail_nomem(err) : 0; /* without one, nothing is known */
+		us->state_error.struct_size = sizeof(us->state_error);
+		int32_t rc = us_state_open_read_only(us->state_dir, us->identity, us->table, &us->state,
+						     &us->state_error);
+		return rc == US_E_NOMEM ? us_fail_nomem(err) : 0; /* restore needs none; us_plan says */
 	}
 	char reset[1024];
 	int32_t rc = make_directories(us->state_dir, err);
@@ -519,6 +524,24 @@ static int32_t init_sync(struct us *us, struct us_error *err)
 	return rc ? rc : us_cond_init(&us->done, err);
 }
 
+/* Each upload has a connection; the rest is for databases, directories and the host. */
+static void fit_descriptors(struct us *us)
+{
+	struct rlimit limit;
+	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur == RLIM_INFINITY ||
+	    limit.rlim_cur >= us->concurrency + DESCRIPTORS_SPARE) {
+		return;
+	}
+	us->concurrency = limit.rlim_cur > 2 * DESCRIPTORS_SPARE
+				  ? (uint32_t)limit.rlim_cur - DESCRIPTORS_SPARE
+				  : CONCURRENCY_LEAST;
+	struct us_error told = US_ERROR_INIT;
+	(void)us_fail(&told, US_E_CONFIG,
+		      "this process may open %llu files only (ulimit -n): at most %u uploads at a time",
+		      (unsigned long long)limit.rlim_cur, us->concurrency);
+	(void)us_report_event(us->report, US_EVENT_WARNING, "", "open", told.message); /* queue is empty */
+}
+
 static int32_t open_all(struct us *us, const struct us_options *o, struct us_error *err)
 {
 	int read_only = (us->flags & US_OPEN_READ_ONLY) != 0;
@@ -530,13 +553,14 @@ static int32_t open_all(struct us *us, const struct us_options *o, struct us_err
 		rc = check_places(us, o, err);
 	}
 	if (!rc) {
+		rc = us_report_new(&us->report, err);
+	}
+	if (!rc) {
+		fit_descriptors(us);
 		rc = open_store(us, o, err);
 	}
 	if (!rc) {
 		rc = make_identity(us, o, err);
-	}
-	if (!rc) {
-		rc = us_report_new(&us->report, err);
 	}
 	if (!rc) {
 		rc = us_table_new(&us->table, err);

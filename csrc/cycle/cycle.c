@@ -242,8 +242,9 @@ static int32_t learn_target(struct us *us, struct us_error *err)
 			struct us_error told = US_ERROR_INIT;
 			us->list_refused = 1;
 			(void)us_fail(&told, US_E_ACCESS,
-				      "the names in the target cannot be looked at (allow s3:ListBucket); "
-				      "objects of an older state could be replaced if the clock was set back: %s",
+				      "the names in the target cannot be looked at%s; should the clock be set "
+				      "back, new backups could sort before old ones: %s",
+				      strstr(err->message, "AccessDenied") ? " (allow s3:ListBucket)" : "",
 				      err->message);
 			(void)us_report_event(us->report, US_EVENT_WARNING, "", "list", told.message);
 		}

@@ -79,7 +79,8 @@ struct us {
 	int spool_fd;
 	struct us_store *store;
 	struct us_table *table;
-	struct us_state *state; /* NULL: read-only and there is none */
+	struct us_state *state; /* NULL: read-only and there is none, for this reason: */
+	struct us_error state_error;
 	struct us_report *report;
 	int64_t opened_ns;
 

@@ -155,6 +155,11 @@ int32_t us_plan_run(struct us *us, struct us_plan *ret_plan, struct us_sample *s
 		out->directories = walked.directory_count;
 		out->walk_failures = walked.failure_count;
 		out->state_found = us->state != NULL;
+		if (!us->state && us->state_error.code != US_E_NOTFOUND) {
+			out->state_found = 2;
+			(void)snprintf(out->first_failure, sizeof(out->first_failure), "%s",
+				       us->state_error.message);
+		}
 		*ret_plan = *out;
 		if (ret_count) {
 			*ret_count = plan.count;

@@ -291,7 +291,8 @@ struct us_plan {
 	uint64_t changed; /* backed up before, changed or failing now */
 	uint64_t never;	  /* no backup known */
 	int64_t last_backup_ns; /* newest object's name among them; 0: none */
-	uint32_t state_found;	/* 1: there is a state file for this target */
+	uint32_t state_found;	/* 1: there is a state file for this target; 2: there is one that
+				 * cannot be read, first_failure says why */
 	uint32_t reserved2;
 };
 

@@ -475,9 +475,13 @@ int32_t us_state_open_read_only(const char *state_dir, const char *target, struc
 	if (rc) {
 		return rc;
 	}
+	if (access(state->path, R_OK) && errno != ENOENT && errno != ENOTDIR) {
+		rc = us_fail_errno(err, errno, "state file \"%s\" cannot be read", state->path);
+		us_state_close(state);
+		return rc;
+	}
 	struct stat st;
-	const char *why = lstat(state->path, &st) || !S_ISREG(st.st_mode) ? "there is none"
-									  : NULL;
+	const char *why = lstat(state->path, &st) || !S_ISREG(st.st_mode) ? "there is none" : NULL;
 	if (!why) {
 		why = open_existing(state, target, SQLITE_OPEN_READONLY, table);
 	}

@@ -32,7 +32,8 @@ int32_t us_state_open(const char *state_dir, const char *target, uint32_t window
 		      struct us_table *table, char *ret_reset, size_t reset_cap,
 		      struct us_state **ret_state, struct us_error *err);
 
-/* Only reads, takes no lock. US_E_NOTFOUND if there is no intact state of TARGET. */
+/* Only reads, takes no lock. US_E_NOTFOUND if there is no intact state of TARGET,
+ * US_E_ACCESS, US_E_IO if it cannot be read. */
 int32_t us_state_open_read_only(const char *state_dir, const char *target, struct us_table *table,
 				struct us_state **ret_state, struct us_error *err);
 

@@ -141,7 +141,9 @@ static int32_t push_level(struct lister *l)
 		}
 	}
 	(void)close(fd); /* only read from */
-	qsort(level->names, level->count, sizeof(level->names[0]), compare_names);
+	if (level->count > 1) {
+		qsort(level->names, level->count, sizeof(level->names[0]), compare_names);
+	}
 	return rc;
 }
 

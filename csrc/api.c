@@ -528,13 +528,17 @@ static int32_t init_sync(struct us *us, struct us_error *err)
 static void fit_descriptors(struct us *us)
 {
 	struct rlimit limit;
-	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur == RLIM_INFINITY ||
-	    limit.rlim_cur >= us->concurrency + DESCRIPTORS_SPARE) {
+	if (us->target != US_TARGET_S3 || getrlimit(RLIMIT_NOFILE, &limit) ||
+	    limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= us->concurrency + DESCRIPTORS_SPARE) {
 		return;
 	}
-	us->concurrency = limit.rlim_cur > 2 * DESCRIPTORS_SPARE
-				  ? (uint32_t)limit.rlim_cur - DESCRIPTORS_SPARE
-				  : CONCURRENCY_LEAST;
+	uint32_t fits = limit.rlim_cur > DESCRIPTORS_SPARE + CONCURRENCY_LEAST
+				? (uint32_t)limit.rlim_cur - DESCRIPTORS_SPARE
+				: CONCURRENCY_LEAST;
+	if (fits >= us->concurrency) {
+		return;
+	}
+	us->concurrency = fits;
 	struct us_error told = US_ERROR_INIT;
 	(void)us_fail(&told, US_E_CONFIG,
 		      "this process may open %llu files only (ulimit -n): at most %u uploads at a time",

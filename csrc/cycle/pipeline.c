@@ -388,7 +388,7 @@ static void job_unchanged(struct us *us, struct us_job *job)
 static void job_not_database(struct us *us, struct us_job *job, int32_t code, const struct us_error *why)
 {
 	struct us_record *record = us_table_acquire(us->table, job->path_hash, 1);
-	if (record && record->object_time != 0) {
+	if (record && record->object_count != 0) {
 		us_table_release(us->table, job->path_hash);
 		struct us_error err = US_ERROR_INIT;
 		(void)us_fail(&err, code, "%s; it was a database, its backups are kept as they are",
@@ -575,10 +575,12 @@ static void send(struct us *us, struct us_job *job, const struct us_record *reco
 	memcpy(job->put.sha256, job->object.sha256, sizeof(job->put.sha256));
 	us_time_rfc3339_format(job->info.snapshot_ns, job->put.snapshot_time);
 	us_hex(job->object.lz4_sha256, sizeof(job->object.lz4_sha256), job->put.lz4_sha256);
-	/* Until it is acknowledged, nobody knows which content the target has. */
+	/* Until it is acknowledged, nobody knows which content the target has; its name is
+	 * used up in any case, as it may still arrive. */
 	struct us_record *now = us_table_acquire(us->table, job->path_hash, 0);
 	if (now) {
 		now->content_hash = 0;
+		now->object_time = job->object_time;
 		us_table_release(us->table, job->path_hash);
 	}
 	(void)pthread_mutex_lock(&us->mutex);
@@ -679,7 +681,7 @@ static void process(struct us_worker *w)
 		return;
 	}
 	struct us_record record = { 0 };
-	if (us_table_get(us->table, job->path_hash, &record) && record.object_time != 0 &&
+	if (us_table_get(us->table, job->path_hash, &record) &&
 	    record.content_hash == job->content_hash) { /* which is never 0 */
 		job_unchanged(us, job);
 		return;

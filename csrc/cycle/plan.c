@@ -70,11 +70,11 @@ static void count_record(struct plan *plan, const struct us_walk_batch *batch,
 	int idle = us_record_see(&record, us_fingerprint(key, &entry->db, &entry->wal), 0) !=
 		   US_SEEN_CHANGED;
 	int nothing_to_do = record.flags & (US_RECORD_EMPTY | US_RECORD_NOT_DATABASE);
-	plan->out->never += record.object_time == 0 && !(nothing_to_do && idle);
-	plan->out->synced += record.object_time != 0 && idle;
-	plan->out->changed += record.object_time != 0 && !idle;
+	plan->out->never += record.object_count == 0 && !(nothing_to_do && idle);
+	plan->out->synced += record.object_count != 0 && idle;
+	plan->out->changed += record.object_count != 0 && !idle;
 	int64_t backup_ns = record.object_time * US_NS_PER_S;
-	if (backup_ns > plan->out->last_backup_ns) {
+	if (record.content_hash != 0 && backup_ns > plan->out->last_backup_ns) {
 		plan->out->last_backup_ns = backup_ns;
 	}
 }

@@ -159,7 +159,7 @@ static const char *check_meta(struct us_state *state, const char *target)
 	int same = text && strcmp(text, target) == 0;
 	(void)sqlite3_finalize(stmt); /* only read */
 	if (!same) {
-		return "it belongs to another target, path template or format";
+		return "it belongs to another target, pattern, path template or format";
 	}
 	stmt = meta_select(state, "hash_key");
 	if (!stmt || sqlite3_column_bytes(stmt, 0) != (int)sizeof(state->info.key)) {

@@ -174,13 +174,6 @@ static void add_to_sums(struct us_table_sums *sums, const struct us_record *reco
 		sums->empty += !!(record->flags & US_RECORD_EMPTY);
 		sums->not_databases += !!(record->flags & US_RECORD_NOT_DATABASE);
 	}
-	if (record->object_time > sums->newest_object_s) {
-		sums->newest_object_s = record->object_time;
-	}
-	if (!(record->flags & (US_RECORD_EMPTY | US_RECORD_NOT_DATABASE))) {
-		sums->never += record->object_time == 0;
-		sums->synced += record->object_time != 0 && !(record->flags & US_RECORD_UNSYNCED);
-	}
 	if (record->flags & US_RECORD_UNSYNCED) {
 		uint32_t since_s = us_record_since_s(record);
 		sums->unsynced++;

@@ -27,10 +27,7 @@ int us_table_get(struct us_table *table, uint64_t path_hash, struct us_record *r
 struct us_table_sums {
 	uint64_t record_count;
 	uint64_t unsynced, failed, empty, not_databases;
-	uint64_t synced;	   /* not unsynced, with an object */
-	uint64_t never;		   /* without an object; empty ones and non-databases apart */
 	uint32_t oldest_unsynced_s; /* since 1970; 0: none */
-	uint32_t newest_object_s;
 	uint64_t gone;
 };
 

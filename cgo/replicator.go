@@ -46,7 +46,6 @@ type UltraSimpleReplicator struct {
 	mu      sync.Mutex
 	looping bool           // Start was called
 	closing bool           // Close was called: nothing new starts
-	onceErr error          // of a Once that Close cut short
 	active  sync.WaitGroup // Start's goroutine, and Once
 
 	closed   chan struct{} // closed when Close is done
@@ -159,16 +158,9 @@ func (r *UltraSimpleReplicator) Once(ctx context.Context) error {
 
 	result, err := r.settle(ctx, r.ctx.Done())
 	if err != nil {
-		err = fmt.Errorf("multi_db: %w", err)
-	} else {
-		err = r.resultError(result)
+		return fmt.Errorf("multi_db: %w", err)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closing {
-		r.onceErr = err // nobody waits for Once any more: Close tells
-	}
-	return err
+	return r.resultError(result)
 }
 
 // settle runs a cycle after which nothing is left for the next one, as there is
@@ -414,10 +406,7 @@ func (r *UltraSimpleReplicator) close(ctx context.Context, shutdownSyncTimeout t
 		err = r.lastCycle(workCtx, shutdownSyncTimeout)
 	}
 	r.detach()
-	err = errors.Join(err, r.closeCore(ctx))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return errors.Join(r.onceErr, err)
+	return errors.Join(err, r.closeCore(ctx))
 }
 
 // withMargin ends earlier than ctx, by margin or by a quarter of the time left.

@@ -9,8 +9,8 @@
  *
  * It is a cache of what the target holds: losing it costs uploads, never data. So
  * whatever is wrong with it (damage, another target, another schema) is answered by
- * beginning a new one, and the caller is told why. The old one gets another name: a
- * state_dir that was configured by mistake may hold files of something else.
+ * beginning a new one, and the caller is told why. A file that is not ours gets another
+ * name: a state_dir that was configured by mistake may hold files of something else.
  *
  * `open` is 1 while a process has it. Finding it 1 means that the last run was
  * killed and may have sent objects that no commit recorded; the epoch then moves,
@@ -39,6 +39,7 @@
 #define SCHEMA_VERSION 1
 #define PATH_CAP 4200
 #define BUSY_TIMEOUT_MS 5000
+#define ASIDE_MAX 100
 
 struct us_state {
 	int lock_fd;
@@ -276,19 +277,49 @@ static int32_t write_new_meta(struct us_state *state, const char *target, struct
 	return rc;
 }
 
-/* What cannot be used is not ours to destroy: it gets another name. */
-static int32_t set_aside(const char *path, const char *suffix, struct us_error *err)
+/* What is not ours is not ours to destroy: it gets a name that is free. */
+static int32_t set_aside(const char *path, struct us_error *err)
 {
-	char name[PATH_CAP + 16], aside[PATH_CAP + 32];
+	char aside[PATH_CAP + 32];
+	for (int i = 1; i <= ASIDE_MAX; i++) {
+		(void)snprintf(aside, sizeof(aside), "%s.unusable-%d", path, i);
+		if (!renameat2(AT_FDCWD, path, AT_FDCWD, aside, RENAME_NOREPLACE) || errno == ENOENT) {
+			return 0;
+		}
+		if (errno != EEXIST) {
+			break;
+		}
+	}
+	return us_fail_errno(err, errno, "state_dir: cannot rename \"%s\"", path);
+}
+
+static int32_t remove_file(const char *path, const char *suffix, struct us_error *err)
+{
+	char name[PATH_CAP + 16];
 	(void)snprintf(name, sizeof(name), "%s%s", path, suffix);
-	(void)snprintf(aside, sizeof(aside), "%s.unusable%s", path, suffix);
-	if (rename(name, aside) && errno != ENOENT) {
-		return us_fail_errno(err, errno, "state_dir: cannot rename \"%s\"", name);
+	if (unlink(name) && errno != ENOENT) {
+		return us_fail_errno(err, errno, "state_dir: cannot remove \"%s\"", name);
 	}
 	return 0;
 }
 
-static int32_t create(struct us_state *state, const char *target, struct us_error *err)
+/* Makes room for a new state: an old one of ours goes, with what belongs to it. */
+static int32_t clear_way(const char *path, int is_ours, struct us_error *err)
+{
+	static const char *const suffixes[] = { "", "-wal", "-shm", "-journal" };
+	if (!is_ours) {
+		return set_aside(path, err);
+	}
+	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+		int32_t rc = remove_file(path, suffixes[i], err);
+		if (rc) {
+			return rc;
+		}
+	}
+	return 0;
+}
+
+static int32_t create(struct us_state *state, const char *target, int is_ours, struct us_error *err)
 {
 	static const char schema[] =
 		"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
@@ -297,12 +328,9 @@ static int32_t create(struct us_state *state, const char *target, struct us_erro
 		"CREATE TABLE record (path_hash INTEGER PRIMARY KEY, fingerprint INTEGER NOT NULL,"
 		" content_hash INTEGER NOT NULL, object_time INTEGER NOT NULL, flags INTEGER NOT NULL,"
 		" size_class INTEGER NOT NULL, object_count INTEGER NOT NULL);";
-	static const char *const suffixes[] = { "", "-wal", "-shm", "-journal" };
-	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
-		int32_t rc = set_aside(state->path, suffixes[i], err);
-		if (rc) {
-			return rc;
-		}
+	int32_t rc = clear_way(state->path, is_ours, err);
+	if (rc) {
+		return rc;
 	}
 	/* SQLite gives its -wal and -shm the mode of the file. */
 	int fd = open(state->path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -323,7 +351,7 @@ static int32_t create(struct us_state *state, const char *target, struct us_erro
 	(void)snprintf(identity, sizeof(identity), "PRAGMA application_id = %d; PRAGMA user_version = %d;",
 		       APPLICATION_ID, SCHEMA_VERSION);
 	/* The identity first, in the file itself: whose it is must be seen without its WAL. */
-	int32_t rc = run(state, identity, "create it", err);
+	rc = run(state, identity, "create it", err);
 	if (!rc) {
 		rc = run(state, schema, "create it", err);
 	}
@@ -388,8 +416,9 @@ static int32_t new_state(const char *state_dir, struct us_state **ret_state, str
 	return 0;
 }
 
-/* Refuses an SQLite database that is somebody else's, without opening it as one.
- * Header: magic at 0, application id (be32) at 68. */
+/* 1 if the file is a state file, 0 if it is no SQLite database; one that is somebody
+ * else's is refused, without opening it as one. Header: magic at 0, application id
+ * (be32) at 68. */
 static int32_t check_owner(const struct us_state *state, struct us_error *err)
 {
 	uint8_t header[100];
@@ -399,9 +428,11 @@ static int32_t check_owner(const struct us_state *state, struct us_error *err)
 	}
 	ssize_t len = pread(fd, header, sizeof(header), 0);
 	(void)close(fd); /* only read from; SQLite has not opened it yet */
-	if (len < (ssize_t)sizeof(header) || memcmp(header, "SQLite format 3", 16) != 0 ||
-	    us_get_be32(header + 68) == APPLICATION_ID) {
+	if (len < (ssize_t)sizeof(header) || memcmp(header, "SQLite format 3", 16) != 0) {
 		return 0;
+	}
+	if (us_get_be32(header + 68) == APPLICATION_ID) {
+		return 1;
 	}
 	return us_fail(err, US_E_CONFIG,
 		       "state_dir: \"%s\" is a database of something else; choose another state_dir",
@@ -414,12 +445,13 @@ static int32_t open_or_create(struct us_state *state, const char *target, struct
 {
 	struct stat st;
 	const char *why = "there is none";
+	int32_t is_ours = 1; /* what an earlier one has left beside it */
 	*ret_fresh = 0;
 	ret_reset[0] = '\0';
 	if (lstat(state->path, &st) == 0) {
-		int32_t rc = check_owner(state, err);
-		if (rc) {
-			return rc;
+		is_ours = check_owner(state, err);
+		if (is_ours < 0) {
+			return is_ours;
 		}
 		why = S_ISREG(st.st_mode) ? open_existing(state, target, SQLITE_OPEN_READWRITE, table)
 					  : "it is not a regular file";
@@ -434,7 +466,7 @@ static int32_t open_or_create(struct us_state *state, const char *target, struct
 	close_db(state);
 	*ret_fresh = 1;
 	us_table_clear(table);
-	return create(state, target, err);
+	return create(state, target, is_ours, err);
 }
 
 int32_t us_state_open(const char *state_dir, const char *target, uint32_t window_s, uint32_t now_s,

@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -570,4 +572,30 @@ func Test14NoCredentials(t *testing.T) {
 	d.waitSynced(20 * time.Second)
 	verifyTarget(t, root, s.dir(), paths)
 	d.stop()
+}
+
+// A signal while -once starts: it either backs up, or does not exit with 0.
+func Test14OnceAndSignalAtStart(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		root, target := t.TempDir(), t.TempDir()
+		paths := makeFleet(t, root, 1)
+		c := settings{pattern: seedPattern(root), target: fileTarget(target), noHTTP: true}
+		cmd := command([]string{"replicate", "-once", "-config", c.write(t, 0)})
+		log := must1[io.ReadCloser](t)(cmd.StdoutPipe())
+		must(t, startCommand(cmd))
+		lines := bufio.NewScanner(log)
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), "msg=litestream ") {
+				must(t, cmd.Process.Signal(syscall.SIGTERM))
+				break
+			}
+		}
+		for lines.Scan() {
+		}
+		_ = cmd.Wait() // the exit code is looked at
+		if cmd.ProcessState.ExitCode() == 0 && len(objects(t, target, keyOf(root, paths[0]))) == 0 {
+			t.Fatal("exit 0, and nothing is backed up")
+		}
+	}
 }

@@ -29,7 +29,8 @@
 #define CONCURRENCY_LEAST 8
 #define STATE_DIR_NAME ".litestream-multi-db"
 #define FLAGS_KNOWN \
-	(US_OPEN_READ_ONLY | US_OPEN_ANY_FILESYSTEM | US_OPEN_S3_PATH_STYLE | US_OPEN_S3_SKIP_VERIFY)
+	(US_OPEN_READ_ONLY | US_OPEN_ANY_FILESYSTEM | US_OPEN_S3_PATH_STYLE | \
+	 US_OPEN_S3_SKIP_VERIFY)
 
 US_API uint32_t us_abi_version(void)
 {
@@ -55,7 +56,8 @@ static int32_t copy_struct(void *ret, size_t known, const void *given, const cha
 	}
 	for (size_t i = known; i < size; i++) {
 		if (((const char *)given)[i] != 0) {
-			return us_fail(err, US_E_ARG, "%s: has fields this library does not know", what);
+			return us_fail(err, US_E_ARG, "%s: has fields this library does not know",
+				       what);
 		}
 	}
 	memset(ret, 0, known);
@@ -93,11 +95,13 @@ static int32_t check_numbers(const struct us_options *o, struct us_error *err)
 		return us_fail(err, US_E_ARG, "options: unknown flags 0x%x", o->flags);
 	}
 	if (o->max_concurrent_uploads > CONCURRENCY_MOST) {
-		return us_fail(err, US_E_CONFIG, "max_concurrent_uploads: %u is out of range; use 1 to %d",
+		return us_fail(err, US_E_CONFIG,
+			       "max_concurrent_uploads: %u is out of range; use 1 to %d",
 			       o->max_concurrent_uploads, CONCURRENCY_MOST);
 	}
 	if (o->memory_limit_bytes && o->memory_limit_bytes < MEMORY_LIMIT_LEAST) {
-		return us_fail(err, US_E_CONFIG, "memory_limit: %llu bytes is too little; use at least 16MB",
+		return us_fail(err, US_E_CONFIG,
+			       "memory_limit: %llu bytes is too little; use at least 16MB",
 			       (unsigned long long)o->memory_limit_bytes);
 	}
 	return 0;
@@ -108,8 +112,9 @@ static int32_t check_no_dots(const char *key, const char *path, struct us_error 
 {
 	for (const char *at = path; at && (at = strstr(at, "/..")) != NULL; at += 3) {
 		if (at[3] == '/' || at[3] == '\0') {
-			return us_fail(err, US_E_CONFIG, "%s: \"%s\" has a \"..\"; write the path without it",
-				       key, path);
+			return us_fail(err, US_E_CONFIG,
+				       "%s: \"%s\" has a \"..\"; write the path without it", key,
+				       path);
 		}
 	}
 	return 0;
@@ -130,7 +135,8 @@ static int32_t check_target(const struct us_options *o, struct us_error *err)
 					 "directory: \"%s\" is relative; write an absolute path",
 					 o->directory);
 	default:
-		return us_fail(err, US_E_ARG, "options: target %u is neither S3 nor a directory", o->target);
+		return us_fail(err, US_E_ARG, "options: target %u is neither S3 nor a directory",
+			       o->target);
 	}
 }
 
@@ -156,8 +162,8 @@ static int32_t compile(const struct us_options *o, struct us_pattern **ret_patte
 	return 0;
 }
 
-static int32_t open_s3(const struct us_options *o, uint32_t concurrency, struct us_store **ret_store,
-		       struct us_error *err)
+static int32_t open_s3(const struct us_options *o, uint32_t concurrency,
+		       struct us_store **ret_store, struct us_error *err)
 {
 	const struct us_store_s3_options s3 = {
 		.endpoint = o->s3_endpoint ? o->s3_endpoint : "",
@@ -251,9 +257,10 @@ US_API int32_t us_prefix(const struct us_options *options, char *ret_prefix, siz
 		memcpy(ret_prefix, us_pattern_prefix(pattern), len + 1);
 	}
 	us_pattern_free(pattern);
-	return len < capacity ? (int32_t)len
-			      : us_fail(err, US_E_ARG, "the prefix has %zu bytes, there is room for %zu",
-					len, capacity);
+	return len < capacity
+		       ? (int32_t)len
+		       : us_fail(err, US_E_ARG, "the prefix has %zu bytes, there is room for %zu",
+				 len, capacity);
 }
 
 /* -------------------------------------------------------------------- overlaps */
@@ -333,7 +340,8 @@ static int32_t check_apart(const struct us_pattern *pattern, const char *key, co
 	struct stat prefix, self;
 	const char *prefix_path = us_pattern_prefix(pattern);
 	if (stat(prefix_path, &prefix) || !realpath(prefix_path, prefix_real)) {
-		return us_fail_errno(err, errno, "discovery_pattern: cannot look at the directory \"%s\"",
+		return us_fail_errno(err, errno,
+				     "discovery_pattern: cannot look at the directory \"%s\"",
 				     prefix_path);
 	}
 	if (resolve_existing(dir, real, rest)) {
@@ -351,10 +359,11 @@ static int32_t check_apart(const struct us_pattern *pattern, const char *key, co
 	if (!overlaps) {
 		return 0;
 	}
-	return us_fail(err, US_E_CONFIG,
-		       "%s: \"%s\" is where discovery_pattern looks for databases; choose a directory "
-		       "outside \"%s\"",
-		       key, dir, prefix_path);
+	return us_fail(
+		err, US_E_CONFIG,
+		"%s: \"%s\" is where discovery_pattern looks for databases; choose a directory "
+		"outside \"%s\"",
+		key, dir, prefix_path);
 }
 
 /* --------------------------------------------------------------------- opening */
@@ -382,7 +391,8 @@ static int32_t make_identity(struct us *us, const struct us_options *o, struct u
 	}
 	size_t len = 0;
 	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
-		len += (size_t)snprintf(us->identity + len, cap - len, "%s%s", i ? "\n" : "", parts[i]);
+		len += (size_t)snprintf(us->identity + len, cap - len, "%s%s", i ? "\n" : "",
+					parts[i]);
 	}
 	return 0;
 }
@@ -392,7 +402,8 @@ static int32_t choose_state_dir(struct us *us, const struct us_options *o, struc
 	if (is_set(o->state_dir)) {
 		if (o->state_dir[0] != '/') {
 			return us_fail(err, US_E_CONFIG,
-				       "state_dir: \"%s\" is relative; write an absolute path", o->state_dir);
+				       "state_dir: \"%s\" is relative; write an absolute path",
+				       o->state_dir);
 		}
 		us->state_dir = us_strdup(o->state_dir);
 	} else {
@@ -401,7 +412,8 @@ static int32_t choose_state_dir(struct us *us, const struct us_options *o, struc
 		us->default_state_dir = 1;
 		us->state_dir = us_alloc(cap);
 		if (us->state_dir) {
-			(void)snprintf(us->state_dir, cap, "%s/" STATE_DIR_NAME, prefix[1] ? prefix : "");
+			(void)snprintf(us->state_dir, cap, "%s/" STATE_DIR_NAME,
+				       prefix[1] ? prefix : "");
 		}
 	}
 	return us->state_dir ? 0 : us_fail_nomem(err);
@@ -415,10 +427,11 @@ static int32_t check_default_state_dir(const char *path, struct us_error *err)
 		return us_fail_errno(err, errno, "state_dir: cannot look at \"%s\"", path);
 	}
 	if (!S_ISDIR(st.st_mode) || (st.st_uid != geteuid() && st.st_uid != 0)) {
-		return us_fail(err, US_E_CONFIG,
-			       "state_dir: \"%s\" is a link, or belongs to another user; remove it, or "
-			       "configure state_dir",
-			       path);
+		return us_fail(
+			err, US_E_CONFIG,
+			"state_dir: \"%s\" is a link, or belongs to another user; remove it, or "
+			"configure state_dir",
+			path);
 	}
 	return 0;
 }
@@ -428,7 +441,8 @@ static int32_t make_directories(const char *path, struct us_error *err)
 {
 	char partial[PATH_MAX];
 	if (snprintf(partial, sizeof(partial), "%s", path) >= (int)sizeof(partial)) {
-		return us_fail(err, US_E_CONFIG, "state_dir: path of %zu bytes is too long", strlen(path));
+		return us_fail(err, US_E_CONFIG, "state_dir: path of %zu bytes is too long",
+			       strlen(path));
 	}
 	for (char *at = partial + 1;; at++) {
 		if (*at != '/' && *at != '\0') {
@@ -437,10 +451,11 @@ static int32_t make_directories(const char *path, struct us_error *err)
 		char saved = *at;
 		*at = '\0';
 		if (mkdir(partial, 0700) && errno != EEXIST) {
-			return us_fail_errno(err, errno,
-					     "state_dir: cannot create \"%s\" (set state_dir to a directory "
-					     "that this user can write)",
-					     partial);
+			return us_fail_errno(
+				err, errno,
+				"state_dir: cannot create \"%s\" (set state_dir to a directory "
+				"that this user can write)",
+				partial);
 		}
 		if (saved == '\0') {
 			break;
@@ -458,9 +473,10 @@ static int32_t open_state(struct us *us, struct us_error *err)
 {
 	if (us->flags & US_OPEN_READ_ONLY) {
 		us->state_error.struct_size = sizeof(us->state_error);
-		int32_t rc = us_state_open_read_only(us->state_dir, us->identity, us->table, &us->state,
-						     &us->state_error);
-		return rc == US_E_NOMEM ? us_fail_nomem(err) : 0; /* restore needs none; us_plan says */
+		int32_t rc = us_state_open_read_only(us->state_dir, us->identity, us->table,
+						     &us->state, &us->state_error);
+		return rc == US_E_NOMEM ? us_fail_nomem(err)
+					: 0; /* restore needs none; us_plan says */
 	}
 	char reset[1024];
 	int32_t rc = make_directories(us->state_dir, err);
@@ -477,7 +493,8 @@ static int32_t open_state(struct us *us, struct us_error *err)
 	}
 	us->high_water_ns = us_state_info(us->state)->high_water_ns;
 	if (reset[0]) {
-		(void)us_report_event(us->report, US_EVENT_STATE_RESET, "", "state", reset); /* queue is empty */
+		(void)us_report_event(us->report, US_EVENT_STATE_RESET, "", "state",
+				      reset); /* queue is empty */
 	}
 	us->spool_fd = us_spool_open(us->state_dir, err);
 	return us->spool_fd < 0 ? us->spool_fd : 0;
@@ -529,7 +546,8 @@ static void fit_descriptors(struct us *us)
 {
 	struct rlimit limit;
 	if (us->target != US_TARGET_S3 || getrlimit(RLIMIT_NOFILE, &limit) ||
-	    limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= us->concurrency + DESCRIPTORS_SPARE) {
+	    limit.rlim_cur == RLIM_INFINITY ||
+	    limit.rlim_cur >= us->concurrency + DESCRIPTORS_SPARE) {
 		return;
 	}
 	uint32_t fits = limit.rlim_cur > DESCRIPTORS_SPARE + CONCURRENCY_LEAST
@@ -540,10 +558,12 @@ static void fit_descriptors(struct us *us)
 	}
 	us->concurrency = fits;
 	struct us_error told = US_ERROR_INIT;
-	(void)us_fail(&told, US_E_CONFIG,
-		      "this process may open %llu files only (ulimit -n): at most %u uploads at a time",
-		      (unsigned long long)limit.rlim_cur, us->concurrency);
-	(void)us_report_event(us->report, US_EVENT_WARNING, "", "open", told.message); /* queue is empty */
+	(void)us_fail(
+		&told, US_E_CONFIG,
+		"this process may open %llu files only (ulimit -n): at most %u uploads at a time",
+		(unsigned long long)limit.rlim_cur, us->concurrency);
+	(void)us_report_event(us->report, US_EVENT_WARNING, "", "open",
+			      told.message); /* queue is empty */
 }
 
 static int32_t open_all(struct us *us, const struct us_options *o, struct us_error *err)
@@ -796,7 +816,8 @@ US_API int32_t us_restore(struct us *us, const struct us_restore_options *option
 		return rc;
 	}
 	if (!is_set(o.path) || o.reserved || o.integrity_check > US_INTEGRITY_FULL) {
-		return us_fail(err, US_E_ARG, "restore: path is missing, or a field is out of range");
+		return us_fail(err, US_E_ARG,
+			       "restore: path is missing, or a field is out of range");
 	}
 	struct us_restore_result result = { .struct_size = sizeof(result) };
 	rc = us_restore_one(us->store, us->tmpl, &o, &us->canceled, &result, err);

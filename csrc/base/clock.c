@@ -10,6 +10,11 @@
 #include <stdio.h>
 #include <time.h>
 
+/* Month 1..12, day 1..31, UTC. */
+struct civil {
+	int32_t year, month, day, hour, minute, second;
+};
+
 static int64_t read_clock(clockid_t id)
 {
 	struct timespec now = { 0 };
@@ -50,7 +55,7 @@ static int64_t days_from_civil(int32_t year, int32_t month, int32_t day)
 	return era * 146097 + day_of_era - 719468;
 }
 
-struct us_civil us_civil_from_s(int64_t time_s)
+static struct civil civil_from_s(int64_t time_s)
 {
 	int64_t days = time_s / 86400;
 	int64_t second_of_day = time_s % 86400;
@@ -63,10 +68,11 @@ struct us_civil us_civil_from_s(int64_t time_s)
 	int64_t day_of_era = z - era * 146097;
 	int64_t year_of_era =
 		(day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
-	int64_t day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+	int64_t day_of_year =
+		day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
 	int64_t mp = (5 * day_of_year + 2) / 153;
 	int64_t month = mp < 10 ? mp + 3 : mp - 9;
-	return (struct us_civil){
+	return (struct civil){
 		.year = (int32_t)(year_of_era + era * 400 + (month <= 2)),
 		.month = (int32_t)month,
 		.day = (int32_t)(day_of_year - (153 * mp + 2) / 5 + 1),
@@ -77,7 +83,7 @@ struct us_civil us_civil_from_s(int64_t time_s)
 }
 
 /* 0, or -1 where the date does not exist or a field is out of range. */
-static int seconds_from_civil(const struct us_civil *c, int64_t *ret_s)
+static int seconds_from_civil(const struct civil *c, int64_t *ret_s)
 {
 	if (c->month < 1 || c->month > 12 || c->day < 1 || c->day > 31 || c->hour > 23 ||
 	    c->minute > 59 || c->second > 59) {
@@ -85,7 +91,7 @@ static int seconds_from_civil(const struct us_civil *c, int64_t *ret_s)
 	}
 	int64_t s = days_from_civil(c->year, c->month, c->day) * 86400 + c->hour * 3600 +
 		    c->minute * 60 + c->second;
-	struct us_civil back = us_civil_from_s(s);
+	struct civil back = civil_from_s(s);
 	if (back.month != c->month || back.day != c->day) {
 		return -1;
 	}
@@ -108,16 +114,16 @@ static int parse_digits(const char *text, size_t count, int32_t *ret_value)
 
 void us_time_name_format(uint32_t time_s, char ret_text[US_TIME_NAME_LEN + 1])
 {
-	struct us_civil c = us_civil_from_s(time_s);
+	struct civil c = civil_from_s(time_s);
 	char text[64];
-	(void)snprintf(text, sizeof(text), "%04d%02d%02dT%02d%02d%02dZ", c.year, c.month, c.day, c.hour,
-		       c.minute, c.second);
+	(void)snprintf(text, sizeof(text), "%04d%02d%02dT%02d%02d%02dZ", c.year, c.month, c.day,
+		       c.hour, c.minute, c.second);
 	(void)snprintf(ret_text, US_TIME_NAME_LEN + 1, "%.16s", text);
 }
 
 int us_time_name_parse(const char *text, size_t len, uint32_t *ret_time_s)
 {
-	struct us_civil c;
+	struct civil c;
 	int64_t s;
 	if (len != US_TIME_NAME_LEN || text[8] != 'T' || text[15] != 'Z' ||
 	    parse_digits(text, 4, &c.year) || parse_digits(text + 4, 2, &c.month) ||
@@ -132,7 +138,7 @@ int us_time_name_parse(const char *text, size_t len, uint32_t *ret_time_s)
 
 void us_time_rfc3339_format(int64_t time_ns, char ret_text[US_TIME_RFC3339_LEN + 1])
 {
-	struct us_civil c = us_civil_from_s(time_ns / US_NS_PER_S);
+	struct civil c = civil_from_s(time_ns / US_NS_PER_S);
 	char text[96];
 	(void)snprintf(text, sizeof(text), "%04d-%02d-%02dT%02d:%02d:%02d.%09dZ", c.year, c.month,
 		       c.day, c.hour, c.minute, c.second, (int)(time_ns % US_NS_PER_S));
@@ -141,7 +147,7 @@ void us_time_rfc3339_format(int64_t time_ns, char ret_text[US_TIME_RFC3339_LEN +
 
 int us_time_rfc3339_parse(const char *text, size_t len, int64_t *ret_time_ns)
 {
-	struct us_civil c;
+	struct civil c;
 	int64_t s;
 	if (len < 20 || text[4] != '-' || text[7] != '-' || text[10] != 'T' || text[13] != ':' ||
 	    text[16] != ':' || text[len - 1] != 'Z' || parse_digits(text, 4, &c.year) ||

@@ -33,10 +33,4 @@ void us_time_rfc3339_format(int64_t time_ns, char ret_text[US_TIME_RFC3339_LEN +
 /* Takes exactly that form, "Z" only, with 0 to 9 digits of fraction. 0 or -1. */
 int us_time_rfc3339_parse(const char *text, size_t len, int64_t *ret_time_ns);
 
-/* Year, month 1..12, day 1..31, hour, minute, second of a time, UTC. */
-struct us_civil {
-	int32_t year, month, day, hour, minute, second;
-};
-struct us_civil us_civil_from_s(int64_t time_s);
-
 #endif

@@ -64,8 +64,10 @@ int32_t us_spool_check_room(int spool_fd, uint64_t len, struct us_error *err)
 	}
 	if (fs.f_bavail < fs.f_blocks / 10 + len / fs.f_frsize) {
 		return us_fail(err, US_E_NOSPACE,
-			       "no room to spool %llu bytes: the disk of state_dir has to stay 10 %% free; "
-			       "databases too large for memory_limit are not backed up until there is room",
+			       "no room to spool %llu bytes: the disk of state_dir has to stay 10 "
+			       "%% free; "
+			       "databases too large for memory_limit are not backed up until there "
+			       "is room",
 			       (unsigned long long)len);
 	}
 	return 0;

@@ -101,8 +101,8 @@ int32_t us_tree_open(int tree_fd, const char *rel, int flags, const char *displa
 		return fd;
 	}
 	if (errno == ELOOP) {
-		return us_fail(err, US_E_NOTFOUND, "\"%s\" is a symbolic link now; links are not followed",
-			       display);
+		return us_fail(err, US_E_NOTFOUND,
+			       "\"%s\" is a symbolic link now; links are not followed", display);
 	}
 	return us_fail_errno(err, errno, "cannot open \"%s\"", display);
 }
@@ -123,31 +123,20 @@ struct filesystem {
 };
 
 static const struct filesystem filesystems[] = {
-	{ EXT4_SUPER_MAGIC, NULL },
-	{ XFS_SUPER_MAGIC, NULL },
-	{ BTRFS_SUPER_MAGIC, NULL },
-	{ ZFS_SUPER_MAGIC, NULL },
-	{ TMPFS_MAGIC, NULL },
-	{ RAMFS_MAGIC, NULL },
-	{ OVERLAYFS_SUPER_MAGIC, NULL },
-	{ F2FS_SUPER_MAGIC, NULL },
-	{ BCACHEFS_SUPER_MAGIC, NULL },
-	{ NFS_SUPER_MAGIC, "nfs" },
-	{ SMB_SUPER_MAGIC, "smb" },
-	{ SMB2_SUPER_MAGIC, "cifs" },
-	{ CIFS_SUPER_MAGIC, "cifs" },
-	{ V9FS_MAGIC, "9p" },
-	{ FUSE_SUPER_MAGIC, "fuse" },
-	{ CEPH_SUPER_MAGIC, "ceph" },
-	{ AFS_SUPER_MAGIC, "afs" },
-	{ MSDOS_SUPER_MAGIC, "vfat" },
+	{ EXT4_SUPER_MAGIC, NULL },      { XFS_SUPER_MAGIC, NULL },  { BTRFS_SUPER_MAGIC, NULL },
+	{ ZFS_SUPER_MAGIC, NULL },       { TMPFS_MAGIC, NULL },      { RAMFS_MAGIC, NULL },
+	{ OVERLAYFS_SUPER_MAGIC, NULL }, { F2FS_SUPER_MAGIC, NULL }, { BCACHEFS_SUPER_MAGIC, NULL },
+	{ NFS_SUPER_MAGIC, "nfs" },      { SMB_SUPER_MAGIC, "smb" }, { SMB2_SUPER_MAGIC, "cifs" },
+	{ CIFS_SUPER_MAGIC, "cifs" },    { V9FS_MAGIC, "9p" },       { FUSE_SUPER_MAGIC, "fuse" },
+	{ CEPH_SUPER_MAGIC, "ceph" },    { AFS_SUPER_MAGIC, "afs" }, { MSDOS_SUPER_MAGIC, "vfat" },
 };
 
 int32_t us_tree_check_filesystem(int dir_fd, const char *display, struct us_error *err)
 {
 	struct statfs fs;
 	if (fstatfs(dir_fd, &fs)) {
-		return us_fail_errno(err, errno, "cannot ask for the file system of \"%s\"", display);
+		return us_fail_errno(err, errno, "cannot ask for the file system of \"%s\"",
+				     display);
 	}
 	uint32_t magic = (uint32_t)fs.f_type;
 	const char *name = "unknown";

@@ -47,8 +47,8 @@ int32_t us_prefix_open(struct us *us, struct us_error *err)
 	const char *prefix = us_pattern_prefix(us->pattern);
 	int fd = open(prefix, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0) {
-		return us_fail_errno(err, errno, "discovery_pattern: cannot open the directory \"%s\"",
-				     prefix);
+		return us_fail_errno(err, errno,
+				     "discovery_pattern: cannot open the directory \"%s\"", prefix);
 	}
 	if (!(us->flags & US_OPEN_ANY_FILESYSTEM)) {
 		int32_t rc = us_tree_check_filesystem(fd, prefix, err);
@@ -69,8 +69,8 @@ uint32_t us_walk_threads(void)
 /* ------------------------------------------------------------------ walking */
 
 static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
-			 const struct us_walk_entry *entry, uint64_t path_hash, uint64_t fingerprint,
-			 uint8_t racy_flags, int was_unsynced)
+			 const struct us_walk_entry *entry, uint64_t path_hash,
+			 uint64_t fingerprint, uint8_t racy_flags, int was_unsynced)
 {
 	struct us_job *job = us_job_take(walk->us);
 	if (!job) {
@@ -135,7 +135,8 @@ static int32_t on_batch(void *arg, uint32_t thread, const struct us_walk_batch *
 			continue;
 		}
 		changed += seen == US_SEEN_CHANGED;
-		if (seen < 0 || start_job(walk, batch, entry, path_hash, fingerprint, racy_flags, was_unsynced)) {
+		if (seen < 0 || start_job(walk, batch, entry, path_hash, fingerprint, racy_flags,
+					  was_unsynced)) {
 			return US_E_CANCELED;
 		}
 	}
@@ -233,8 +234,8 @@ static int32_t learn_target(struct us *us, struct us_error *err)
 	}
 	newest->us = us;
 	newest->limit_s = (uint32_t)(us_clock_wall_ns() / US_NS_PER_S) + NAME_AHEAD_MAX_S;
-	int32_t rc = us->store->ops->list(us->store, us_template_list_prefix(us->tmpl), on_listed, newest,
-					  err);
+	int32_t rc = us->store->ops->list(us->store, us_template_list_prefix(us->tmpl), on_listed,
+					  newest, err);
 	uint32_t time_s = newest->time_s;
 	us_free(newest);
 	if (rc == US_E_ACCESS) {
@@ -242,11 +243,15 @@ static int32_t learn_target(struct us *us, struct us_error *err)
 			struct us_error told = US_ERROR_INIT;
 			us->list_refused = 1;
 			(void)us_fail(&told, US_E_ACCESS,
-				      "the names in the target cannot be looked at%s; should the clock be set "
+				      "the names in the target cannot be looked at%s; should the "
+				      "clock be set "
 				      "back, new backups could sort before old ones: %s",
-				      strstr(err->message, "AccessDenied") ? " (allow s3:ListBucket)" : "",
+				      strstr(err->message, "AccessDenied")
+					      ? " (allow s3:ListBucket)"
+					      : "",
 				      err->message);
-			(void)us_report_event(us->report, US_EVENT_WARNING, "", "list", told.message);
+			(void)us_report_event(us->report, US_EVENT_WARNING, "", "list",
+					      told.message);
 		}
 		us_error_clear(err);
 		return 0;
@@ -261,13 +266,15 @@ static int32_t learn_target(struct us *us, struct us_error *err)
 static int32_t check_credentials(struct us *us, struct us_error *err)
 {
 	if (us->target == US_TARGET_S3 && !us->has_credentials) {
-		return us_fail(err, US_E_ACCESS, "there are no credentials for the target; set access_key_id "
-						 "and secret_access_key, or AWS_ACCESS_KEY_ID and so on in the "
-						 "environment");
+		return us_fail(err, US_E_ACCESS,
+			       "there are no credentials for the target; set access_key_id "
+			       "and secret_access_key, or AWS_ACCESS_KEY_ID and so on in the "
+			       "environment");
 	}
 	if (us->credentials_expire_ns && us_clock_wall_ns() >= us->credentials_expire_ns) {
-		return us_fail(err, US_E_ACCESS, "the credentials of the target have expired; new ones were "
-						 "not provided");
+		return us_fail(err, US_E_ACCESS,
+			       "the credentials of the target have expired; new ones were "
+			       "not provided");
 	}
 	return 0;
 }
@@ -300,7 +307,8 @@ static int32_t commit(struct us *us, struct us_error *err)
 	if (!spare) {
 		return count || whole ? us_fail_nomem(err) : 0;
 	}
-	int32_t rc = us_state_commit(us->state, us->table, hashes, count, whole, high_water_ns, err);
+	int32_t rc =
+		us_state_commit(us->state, us->table, hashes, count, whole, high_water_ns, err);
 	us_free(hashes);
 	return rc;
 }
@@ -318,7 +326,8 @@ static void drain(struct us *us)
 		}
 		int putting = us->putting > 0;
 		int due = us->dirty_count >= US_DIRTY_MAX ||
-			  (us->dirty_count > 0 && us_clock_mono_ns() - committed_ns > COMMIT_INTERVAL_NS);
+			  (us->dirty_count > 0 &&
+			   us_clock_mono_ns() - committed_ns > COMMIT_INTERVAL_NS);
 		(void)pthread_mutex_unlock(&us->mutex);
 		if (over) {
 			return;
@@ -329,7 +338,8 @@ static void drain(struct us *us)
 		if (due) {
 			struct us_error err = US_ERROR_INIT;
 			if (commit(us, &err)) {
-				us_clock_sleep_ns(STORE_WAIT_MS * US_NS_PER_MS); /* it will be tried again */
+				us_clock_sleep_ns(STORE_WAIT_MS *
+						  US_NS_PER_MS); /* it will be tried again */
 			}
 			committed_ns = us_clock_mono_ns();
 		}
@@ -391,10 +401,12 @@ static void warn_of_clock(struct us *us)
 	} else if (!us->clock_warned) {
 		struct us_error told = US_ERROR_INIT;
 		(void)us_fail(&told, US_E_BUSY,
-			      "the clock is %lld minutes behind the last snapshot: until it has caught up, "
+			      "the clock is %lld minutes behind the last snapshot: until it has "
+			      "caught up, "
 			      "points in time between cannot be told apart",
 			      (long long)(back_ns / (60 * US_NS_PER_S)));
-		us->clock_warned = us_report_event(us->report, US_EVENT_WARNING, "", "clock", told.message);
+		us->clock_warned =
+			us_report_event(us->report, US_EVENT_WARNING, "", "clock", told.message);
 	}
 }
 
@@ -426,7 +438,8 @@ static int32_t finish(struct us *us, struct walk *walk, int64_t start_wall_ns, s
 	int clean = whole && walk->result.failure_count == 0 && walk->result.database_count > 0;
 	us_table_sweep(us->table, us->generation, clean, now_s(us), on_gone, us, &sums);
 	if (us->list_refused && us->now.uploaded > 0 && !us_state_info(us->state)->target_known) {
-		(void)us_state_set_target_known(us->state, 0, us->high_water_ns, NULL); /* may put but not list; tried again */
+		/* It may put but not list. If this fails, it is tried again. */
+		(void)us_state_set_target_known(us->state, 0, us->high_water_ns, NULL);
 	}
 	struct us_error commit_err = US_ERROR_INIT;
 	int32_t commit_rc = commit(us, &commit_err);
@@ -477,7 +490,7 @@ int32_t us_cycle_run(struct us *us, struct us_error *err)
 		*err = target_err;
 		goto out;
 	}
-	if (rc) {
+	if (rc && rc != US_E_CANCELED) {
 		us_give_up_on_target(us, &target_err);
 	}
 	struct walk walk = { .us = us,

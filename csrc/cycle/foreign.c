@@ -55,7 +55,8 @@ void us_foreign_refresh(struct us *us)
 {
 	for (size_t i = 0;; i++) {
 		(void)pthread_mutex_lock(&us->mutex);
-		struct us_foreign one = { .path = i < us->foreign_count ? us->foreign[i].path : NULL };
+		struct us_foreign one = { .path = i < us->foreign_count ? us->foreign[i].path
+									: NULL };
 		(void)pthread_mutex_unlock(&us->mutex);
 		if (!one.path) {
 			return;

@@ -45,7 +45,8 @@
 
 /* ------------------------------------------------------------------- hashes */
 
-struct us_siphash_key us_path_hash_key(const struct us_siphash_key *key, const char *dir, size_t dir_len)
+struct us_siphash_key us_path_hash_key(const struct us_siphash_key *key, const char *dir,
+				       size_t dir_len)
 {
 	struct us_siphash_key dir_key = *key;
 	dir_key.k0 ^= us_siphash(key, dir, dir_len);
@@ -337,7 +338,8 @@ static void job_fail_as(struct us *us, struct us_job *job, const char *stage,
 	job_free(us, job);
 }
 
-static void job_fail(struct us *us, struct us_job *job, const char *stage, const struct us_error *why)
+static void job_fail(struct us *us, struct us_job *job, const char *stage,
+		     const struct us_error *why)
 {
 	job_fail_as(us, job, stage, why, 0);
 }
@@ -346,7 +348,8 @@ static void job_fail(struct us *us, struct us_job *job, const char *stage, const
 static void record_synced(struct us *us, struct us_job *job, int uploaded)
 {
 	const struct us_image_info *info = &job->info;
-	uint64_t fingerprint = us_fingerprint(&us_state_info(us->state)->key, &info->db, &info->wal);
+	uint64_t fingerprint =
+		us_fingerprint(&us_state_info(us->state)->key, &info->db, &info->wal);
 	struct us_record *record = us_table_acquire(us->table, job->path_hash, 1);
 	if (!record) {
 		return; /* out of memory: it will be read and sent once more */
@@ -361,13 +364,15 @@ static void record_synced(struct us *us, struct us_job *job, int uploaded)
 	if (uploaded) {
 		record->content_hash = job->content_hash;
 		record->object_time = job->object_time;
-		record->object_count = (uint8_t)(record->object_count < 2 ? record->object_count + 1 : 2);
+		record->object_count =
+			(uint8_t)(record->object_count < 2 ? record->object_count + 1 : 2);
 		record->size_class = us_size_class(info->image_len);
 	}
 	us_table_release(us->table, job->path_hash);
 	us_mark_dirty(us, job->path_hash);
 	if (recovered) {
-		(void)tell(us, job, US_EVENT_RECOVERED, "", ""); /* a full queue loses a good news only */
+		(void)tell(us, job, US_EVENT_RECOVERED, "",
+			   ""); /* a full queue loses a good news only */
 	}
 }
 
@@ -385,7 +390,8 @@ static void job_unchanged(struct us *us, struct us_job *job)
  * The file is empty, or no database. If the target has a good image of it, that
  * is a failure (its backups are never replaced by this), else a fact to remember.
  */
-static void job_not_database(struct us *us, struct us_job *job, int32_t code, const struct us_error *why)
+static void job_not_database(struct us *us, struct us_job *job, int32_t code,
+			     const struct us_error *why)
 {
 	struct us_record *record = us_table_acquire(us->table, job->path_hash, 1);
 	if (record && record->object_count != 0) {
@@ -404,7 +410,8 @@ static void job_not_database(struct us *us, struct us_job *job, int32_t code, co
 		us_table_release(us->table, job->path_hash);
 		us_mark_dirty(us, job->path_hash);
 		if (is_new && kind == US_RECORD_NOT_DATABASE) {
-			(void)tell(us, job, US_EVENT_NOT_DATABASE, "read", why->message); /* counted anyway */
+			(void)tell(us, job, US_EVENT_NOT_DATABASE, "read",
+				   why->message); /* counted anyway */
 		}
 	}
 	job_free(us, job);
@@ -420,7 +427,8 @@ void us_give_up_on_target(struct us *us, const struct us_error *why)
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
 	if (first) {
-		(void)us_report_event(us->report, US_EVENT_UNREACHABLE, "", STAGE_UPLOAD, why->message);
+		(void)us_report_event(us->report, US_EVENT_UNREACHABLE, "", STAGE_UPLOAD,
+				      why->message);
 	}
 }
 
@@ -542,7 +550,8 @@ static void keep_changed(struct us *us, const struct us_job *job)
 	struct us_record *record = us_table_acquire(us->table, job->path_hash, 0);
 	if (record) {
 		if (!(record->flags & US_RECORD_UNSYNCED)) {
-			us_record_set_unsynced(record, (uint32_t)(us_clock_wall_ns() / US_NS_PER_S), 0);
+			us_record_set_unsynced(record, (uint32_t)(us_clock_wall_ns() / US_NS_PER_S),
+					       0);
 		}
 		us_table_release(us->table, job->path_hash);
 	}
@@ -552,9 +561,10 @@ static void keep_changed(struct us *us, const struct us_job *job)
 static void send(struct us *us, struct us_job *job, const struct us_record *record)
 {
 	const struct us_state_info *state = us_state_info(us->state);
-	job->object_time = us_object_time_next(record, job->info.image_len, us->window_s, state->epoch_s,
-					       (uint32_t)(job->info.snapshot_ns / US_NS_PER_S),
-					       (uint32_t)(us_clock_wall_ns() / US_NS_PER_S));
+	job->object_time =
+		us_object_time_next(record, job->info.image_len, us->window_s, state->epoch_s,
+				    (uint32_t)(job->info.snapshot_ns / US_NS_PER_S),
+				    (uint32_t)(us_clock_wall_ns() / US_NS_PER_S));
 	if (job->object_time == 0) {
 		keep_changed(us, job); /* the next cycle has another second */
 		job_free(us, job);
@@ -615,15 +625,18 @@ static void read_failed(struct us_worker *w, int32_t rc, const struct us_error *
 static int32_t locate(struct us_worker *w, struct us_error *err)
 {
 	const char *prefix = us_pattern_prefix(w->us->pattern);
-	int len = snprintf(w->path, sizeof(w->path), "%s%s%s", prefix, prefix[1] ? "/" : "", w->job->rel);
+	int len = snprintf(w->path, sizeof(w->path), "%s%s%s", prefix, prefix[1] ? "/" : "",
+			   w->job->rel);
 	if (len >= (int)sizeof(w->path)) {
-		return us_fail(err, US_E_NAME, "path of %d bytes is longer than %d", len, US_PATH_LEN_MAX);
+		return us_fail(err, US_E_NAME, "path of %d bytes is longer than %d", len,
+			       US_PATH_LEN_MAX);
 	}
 	int32_t rc = us_template_key(w->us->tmpl, w->path, (size_t)len, w->job->key, err);
 	if (rc < 0) {
 		return rc;
 	}
-	size_t escaped_len = us_escape(w->path, (size_t)len, w->trailer.path, US_TRAILER_PATH_LEN_MAX);
+	size_t escaped_len =
+		us_escape(w->path, (size_t)len, w->trailer.path, US_TRAILER_PATH_LEN_MAX);
 	w->trailer.path[escaped_len] = '\0';
 	return 0;
 }
@@ -655,7 +668,8 @@ static void process(struct us_worker *w)
 					       .rel = job->rel,
 					       .display = w->trailer.path,
 					       .inode = job->inode,
-					       .is_foreign = us->has_foreign ? us_foreign_has : NULL,
+					       .is_foreign =
+						       us->has_foreign ? us_foreign_has : NULL,
 					       .arg = us,
 					       .patient = job->patience == PATIENCE_FULL };
 	const struct us_image_sink sink = { .begin = begin_image, .write = write_image, .arg = w };

@@ -19,7 +19,7 @@ struct plan {
 	struct us_plan *out;
 	struct us_sample *samples;
 	size_t capacity, count, bad_count; /* bad names come first among the samples */
-	pthread_mutex_t mutex;		   /* guards the above */
+	pthread_mutex_t mutex;             /* guards the above */
 };
 
 static void escape_text(const char *text, size_t len, char *ret, size_t cap)
@@ -125,8 +125,8 @@ static int compare_samples(const void *a, const void *b)
 	return x_bad != y_bad ? y_bad - x_bad : strcmp(x->path, y->path);
 }
 
-int32_t us_plan_run(struct us *us, struct us_plan *ret_plan, struct us_sample *samples, size_t capacity,
-		    size_t *ret_count, struct us_error *err)
+int32_t us_plan_run(struct us *us, struct us_plan *ret_plan, struct us_sample *samples,
+		    size_t capacity, size_t *ret_count, struct us_error *err)
 {
 	struct us_plan *out = us_alloc_zero(sizeof(*out));
 	if (!out) {
@@ -141,7 +141,8 @@ int32_t us_plan_run(struct us *us, struct us_plan *ret_plan, struct us_sample *s
 	}
 	(void)pthread_mutex_init(&plan.mutex, NULL); /* never fails on Linux */
 	const struct us_walk_fns fns = { .batch = on_batch, .failure = on_failure, .arg = &plan };
-	int32_t rc = us_walk(us->pattern, prefix_fd, us_walk_threads(), &fns, &us->canceled, &walked, err);
+	int32_t rc = us_walk(us->pattern, prefix_fd, us_walk_threads(), &fns, &us->canceled,
+			     &walked, err);
 	(void)close(prefix_fd); /* only read from */
 	(void)pthread_mutex_destroy(&plan.mutex);
 	if (!rc) {

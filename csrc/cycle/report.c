@@ -89,7 +89,8 @@ static void copy_text(char *ret, size_t cap, const char *text)
 	(void)snprintf(ret, cap, "%s", text);
 }
 
-static struct event *new_event(uint32_t kind, const char *path, const char *stage, const char *message)
+static struct event *new_event(uint32_t kind, const char *path, const char *stage,
+			       const char *message)
 {
 	size_t path_len = strlen(path), message_len = strlen(message);
 	struct event *event = us_alloc_zero(sizeof(*event) + path_len + message_len + 2);
@@ -235,7 +236,8 @@ void us_report_publish(struct us_report *report)
 	(void)pthread_mutex_unlock(&report->mutex);
 }
 
-int32_t us_report_failures(struct us_report *report, struct us_failure *ret_failures, size_t capacity)
+int32_t us_report_failures(struct us_report *report, struct us_failure *ret_failures,
+			   size_t capacity)
 {
 	(void)pthread_mutex_lock(&report->mutex);
 	size_t count = report->published->count < capacity ? report->published->count : capacity;

@@ -322,11 +322,6 @@ int us_pattern_wants_files(const struct us_pattern *pattern, us_pattern_state st
 	return (state & last_bit(pattern)) != 0;
 }
 
-int us_pattern_wants_directories(const struct us_pattern *pattern, us_pattern_state state)
-{
-	return (state & ~last_bit(pattern)) != 0;
-}
-
 const char *us_pattern_only_directory(const struct us_pattern *pattern, us_pattern_state state)
 {
 	if (state == 0 || (state & (state - 1)) != 0 || state == last_bit(pattern)) {

@@ -78,9 +78,8 @@ us_pattern_state us_pattern_enter(const struct us_pattern *pattern, us_pattern_s
 /* Whether a file called NAME in a directory of STATE matches the whole pattern. */
 int us_pattern_accepts(const struct us_pattern *pattern, us_pattern_state state, const char *name,
 		       size_t name_len);
-/* Whether files (respectively directories) can be of interest at all in STATE. */
+/* Whether files can be of interest at all in STATE. */
 int us_pattern_wants_files(const struct us_pattern *pattern, us_pattern_state state);
-int us_pattern_wants_directories(const struct us_pattern *pattern, us_pattern_state state);
 /* The one name, NUL-terminated, that is of interest in STATE, where it is a
  * directory's (a literal component): there is nothing to list. Else NULL. */
 const char *us_pattern_only_directory(const struct us_pattern *pattern, us_pattern_state state);

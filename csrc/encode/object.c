@@ -104,13 +104,15 @@ void us_encoder_drop(struct us_encoder *e)
 uint64_t us_encode_bound(uint64_t image_len)
 {
 	/* An incompressible block is stored: its bytes and a header of 4. */
-	uint64_t bound = image_len + (image_len / PIECE_LEN + 1) * 4 + FRAME_OVERHEAD + US_TRAILER_LEN_MAX;
+	uint64_t bound =
+		image_len + (image_len / PIECE_LEN + 1) * 4 + FRAME_OVERHEAD + US_TRAILER_LEN_MAX;
 	return bound < image_len ? UINT64_MAX : bound;
 }
 
 /* Takes the bytes just made: they are at DATA, which is the object's own memory
  * or the scratch. */
-static int32_t take(struct us_encoder *e, const uint8_t *data, size_t data_len, struct us_error *err)
+static int32_t take(struct us_encoder *e, const uint8_t *data, size_t data_len,
+		    struct us_error *err)
 {
 	if (!EVP_DigestUpdate(e->sha, data, data_len)) {
 		return us_fail(err, US_E_IO, "SHA-256 failed");
@@ -136,7 +138,8 @@ static uint8_t *room(struct us_encoder *e, size_t *ret_cap)
 	return e->object.data + e->object.len;
 }
 
-static int32_t take_lz4(struct us_encoder *e, const uint8_t *data, size_t lz4_rc, struct us_error *err)
+static int32_t take_lz4(struct us_encoder *e, const uint8_t *data, size_t lz4_rc,
+			struct us_error *err)
 {
 	if (LZ4F_isError(lz4_rc)) {
 		return us_fail(err, US_E_IO, "LZ4 failed: %s", LZ4F_getErrorName(lz4_rc));
@@ -144,7 +147,8 @@ static int32_t take_lz4(struct us_encoder *e, const uint8_t *data, size_t lz4_rc
 	return take(e, data, lz4_rc, err);
 }
 
-int32_t us_encoder_begin(struct us_encoder *e, uint64_t image_len, int to_file, struct us_error *err)
+int32_t us_encoder_begin(struct us_encoder *e, uint64_t image_len, int to_file,
+			 struct us_error *err)
 {
 	us_object_done(&e->object);
 	e->image_len = image_len;
@@ -210,8 +214,8 @@ static int32_t end_frame(struct us_encoder *e, struct us_error *err)
 	return 0;
 }
 
-int32_t us_encoder_end(struct us_encoder *e, struct us_trailer *trailer, struct us_object *ret_object,
-		       struct us_error *err)
+int32_t us_encoder_end(struct us_encoder *e, struct us_trailer *trailer,
+		       struct us_object *ret_object, struct us_error *err)
 {
 	if (e->written != e->image_len) {
 		return us_fail(err, US_E_ARG, "image of %llu bytes where %llu were announced",

@@ -144,7 +144,8 @@ static int32_t start_frame(struct us_decoder *d, struct us_error *err)
 		return us_fail(err, US_E_IO, "SHA-256 failed");
 	}
 	size_t used;
-	return d->header_len > len ? decode(d, d->header + len, d->header_len - len, &used, err) : 0;
+	return d->header_len > len ? decode(d, d->header + len, d->header_len - len, &used, err)
+				   : 0;
 }
 
 int32_t us_decoder_write(struct us_decoder *d, const uint8_t *data, size_t data_len,
@@ -200,10 +201,12 @@ int32_t us_decoder_end(struct us_decoder *d, struct us_trailer *ret_trailer, str
 		return us_fail(err, US_E_IO, "SHA-256 failed");
 	}
 	if (memcmp(digest, ret_trailer->lz4_sha256, sizeof(digest)) != 0) {
-		return us_fail(err, US_E_OBJECT, "the object's SHA-256 is not the one in its trailer");
+		return us_fail(err, US_E_OBJECT,
+			       "the object's SHA-256 is not the one in its trailer");
 	}
 	if (d->decoded_len != ret_trailer->database_len) {
-		return us_fail(err, US_E_OBJECT, "the object holds %llu bytes, its trailer says %llu",
+		return us_fail(err, US_E_OBJECT,
+			       "the object holds %llu bytes, its trailer says %llu",
 			       (unsigned long long)d->decoded_len,
 			       (unsigned long long)ret_trailer->database_len);
 	}

@@ -43,7 +43,8 @@ static int unhex(const char *text, uint8_t ret_digest[32])
 			return -1;
 		}
 		uint8_t nibble = (uint8_t)(digit - digits);
-		ret_digest[i / 2] = i % 2 ? (uint8_t)(ret_digest[i / 2] | nibble) : (uint8_t)(nibble << 4);
+		ret_digest[i / 2] =
+			i % 2 ? (uint8_t)(ret_digest[i / 2] | nibble) : (uint8_t)(nibble << 4);
 	}
 	return text[64] == '\0' ? 0 : -1;
 }
@@ -79,13 +80,14 @@ int32_t us_trailer_format(const struct us_trailer *trailer, uint8_t *ret, size_t
 		return us_fail_nomem(err);
 	}
 	quote(trailer->path, path);
-	int len = snprintf(line, US_TRAILER_LEN_MAX,
-			   "{\"format\":%d,\"path\":\"%s\",\"snapshot_time\":\"%s\","
-			   "\"database_size\":%" PRIu64 ",\"page_size\":%" PRIu32
-			   ",\"change_counter\":%" PRIu32 ",\"mode\":\"%04" PRIo32 "\",\"uid\":%" PRIu32
-			   ",\"gid\":%" PRIu32 ",\"lz4_sha256\":\"%s\"}",
-			   FORMAT_VERSION, path, time, trailer->database_len, trailer->page_size,
-			   trailer->change_counter, trailer->mode, trailer->uid, trailer->gid, hash);
+	int len =
+		snprintf(line, US_TRAILER_LEN_MAX,
+			 "{\"format\":%d,\"path\":\"%s\",\"snapshot_time\":\"%s\","
+			 "\"database_size\":%" PRIu64 ",\"page_size\":%" PRIu32
+			 ",\"change_counter\":%" PRIu32 ",\"mode\":\"%04" PRIo32
+			 "\",\"uid\":%" PRIu32 ",\"gid\":%" PRIu32 ",\"lz4_sha256\":\"%s\"}",
+			 FORMAT_VERSION, path, time, trailer->database_len, trailer->page_size,
+			 trailer->change_counter, trailer->mode, trailer->uid, trailer->gid, hash);
 	us_free(path);
 	size_t payload_len = (size_t)len + 1 + HASH_TEXT_LEN;
 	uint8_t digest[32];
@@ -110,7 +112,8 @@ static const char *find_line(const uint8_t *tail, size_t len, size_t *ret_line_l
 			     size_t *ret_frame_len)
 {
 	const size_t least = FRAME_HEADER_LEN + 1 + HASH_TEXT_LEN;
-	for (size_t frame_len = least; frame_len <= len && frame_len <= US_TRAILER_LEN_MAX; frame_len++) {
+	for (size_t frame_len = least; frame_len <= len && frame_len <= US_TRAILER_LEN_MAX;
+	     frame_len++) {
 		const uint8_t *frame = tail + (len - frame_len);
 		if (us_get_le32(frame) != SKIPPABLE_MAGIC ||
 		    us_get_le32(frame + 4) != frame_len - FRAME_HEADER_LEN) {
@@ -135,12 +138,24 @@ static const char *find_line(const uint8_t *tail, size_t len, size_t *ret_line_l
 }
 
 /* Columns of the query below. */
-enum { COL_FORMAT, COL_PATH, COL_TIME, COL_SIZE, COL_PAGE, COL_COUNTER, COL_MODE, COL_UID, COL_GID, COL_SHA };
+enum {
+	COL_FORMAT,
+	COL_PATH,
+	COL_TIME,
+	COL_SIZE,
+	COL_PAGE,
+	COL_COUNTER,
+	COL_MODE,
+	COL_UID,
+	COL_GID,
+	COL_SHA
+};
 
 static int column_u32(sqlite3_stmt *stmt, int column, uint32_t *ret)
 {
 	sqlite3_int64 value = sqlite3_column_int64(stmt, column);
-	if (sqlite3_column_type(stmt, column) != SQLITE_INTEGER || value < 0 || value > UINT32_MAX) {
+	if (sqlite3_column_type(stmt, column) != SQLITE_INTEGER || value < 0 ||
+	    value > UINT32_MAX) {
 		return -1;
 	}
 	*ret = (uint32_t)value;
@@ -176,8 +191,8 @@ static int fields_of(sqlite3_stmt *stmt, struct us_trailer *ret)
 	const char *mode = (const char *)sqlite3_column_text(stmt, COL_MODE);
 	const char *sha = (const char *)sqlite3_column_text(stmt, COL_SHA);
 	sqlite3_int64 size = sqlite3_column_int64(stmt, COL_SIZE);
-	if (!path || !time || !mode || !sha || strlen(path) > US_TRAILER_PATH_LEN_MAX || size <= 0 ||
-	    sqlite3_column_type(stmt, COL_SIZE) != SQLITE_INTEGER ||
+	if (!path || !time || !mode || !sha || strlen(path) > US_TRAILER_PATH_LEN_MAX ||
+	    size <= 0 || sqlite3_column_type(stmt, COL_SIZE) != SQLITE_INTEGER ||
 	    us_time_rfc3339_parse(time, strlen(time), &ret->snapshot_ns) ||
 	    parse_mode(mode, &ret->mode) || unhex(sha, ret->lz4_sha256) ||
 	    column_u32(stmt, COL_PAGE, &ret->page_size) ||
@@ -190,11 +205,13 @@ static int fields_of(sqlite3_stmt *stmt, struct us_trailer *ret)
 	return 0;
 }
 
-static int32_t parse_line(const char *line, size_t line_len, struct us_trailer *ret, struct us_error *err)
+static int32_t parse_line(const char *line, size_t line_len, struct us_trailer *ret,
+			  struct us_error *err)
 {
 	static const char query[] =
 		"SELECT j->>'$.format', j->>'$.path', j->>'$.snapshot_time', j->>'$.database_size',"
-		" j->>'$.page_size', j->>'$.change_counter', j->>'$.mode', j->>'$.uid', j->>'$.gid',"
+		" j->>'$.page_size', j->>'$.change_counter', j->>'$.mode', j->>'$.uid', "
+		"j->>'$.gid',"
 		" j->>'$.lz4_sha256' FROM (SELECT ?1 AS j)";
 	sqlite3 *db = NULL;
 	sqlite3_stmt *stmt = NULL;
@@ -207,10 +224,12 @@ static int32_t parse_line(const char *line, size_t line_len, struct us_trailer *
 	}
 	sqlite3_int64 format = sqlite3_column_int64(stmt, COL_FORMAT);
 	if (format != FORMAT_VERSION) {
-		rc = us_fail(err, US_E_OBJECT, "trailer of format %lld; this version reads format %d",
+		rc = us_fail(err, US_E_OBJECT,
+			     "trailer of format %lld; this version reads format %d",
 			     (long long)format, FORMAT_VERSION);
 	} else if (fields_of(stmt, ret)) {
-		rc = us_fail(err, US_E_OBJECT, "the trailer lacks a field or holds one out of range");
+		rc = us_fail(err, US_E_OBJECT,
+			     "the trailer lacks a field or holds one out of range");
 	} else {
 		us_error_clear(err);
 		rc = 0;

@@ -96,7 +96,8 @@ static int32_t open_file(struct us_files *f, const char *name, struct us_error *
 		(void)snprintf(link, sizeof(link), "/proc/self/fd/%d", path_fd);
 		fd = open(link, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 		if (fd < 0 && errno == ENOENT) {
-			fd = us_fail(err, US_E_IO, "cannot open \"%s\": /proc is not there", source->display);
+			fd = us_fail(err, US_E_IO, "cannot open \"%s\": /proc is not there",
+				     source->display);
 		} else if (fd < 0) {
 			fd = us_fail_errno(err, errno, "cannot open \"%s\"", source->display);
 		}

@@ -124,7 +124,8 @@ static size_t tree_len_of(const char *dir, const char *tree)
 	return strncmp(dir, tree, len) == 0 && dir[len] == '/' ? len : 0;
 }
 
-int32_t us_output_open(struct us_output *o, const char *path, const char *tree, struct us_error *err)
+int32_t us_output_open(struct us_output *o, const char *path, const char *tree,
+		       struct us_error *err)
 {
 	size_t len = strlen(path);
 	const char *slash = strrchr(path, '/');
@@ -515,16 +516,18 @@ static int32_t make_part(struct us_output *o, size_t len, struct us_error *err)
 		return 0; /* the root, or a doubled slash */
 	}
 	if (len - start > NAME_MAX) {
-		return us_fail_errno(err, ENAMETOOLONG, "cannot create the directory of \"%s\"", o->shown);
+		return us_fail_errno(err, ENAMETOOLONG, "cannot create the directory of \"%s\"",
+				     o->shown);
 	}
 	memcpy(name, o->dir + start, len - start);
 	name[len - start] = '\0';
 	int32_t parent_fd = start > 1 ? open_part(o, start - 1, err)
 				      : open(start ? "/" : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (parent_fd < 0) {
-		return parent_fd < -1 ? parent_fd
-				      : us_fail_errno(err, ENOENT, "cannot open the directory of \"%s\"",
-						      o->shown);
+		return parent_fd < -1
+			       ? parent_fd
+			       : us_fail_errno(err, ENOENT, "cannot open the directory of \"%s\"",
+					       o->shown);
 	}
 	int32_t rc = 0;
 	if (!mkdirat(parent_fd, name, 0700)) {
@@ -532,8 +535,8 @@ static int32_t make_part(struct us_output *o, size_t len, struct us_error *err)
 			o->made_len = len;
 		}
 		if (fsync(parent_fd)) {
-			rc = us_fail_errno(err, errno, "cannot make the directory of \"%s\" durable",
-					   o->shown);
+			rc = us_fail_errno(err, errno,
+					   "cannot make the directory of \"%s\" durable", o->shown);
 		}
 	} else if (errno != EEXIST) {
 		rc = us_fail_errno(err, errno, "cannot create the directory of \"%s\"", o->shown);

@@ -72,8 +72,8 @@ struct file_store {
 	int writer_started, committer_started;
 	_Atomic uint32_t canceled;
 
-	pthread_mutex_t mutex; /* guards all below */
-	pthread_cond_t work;	/* for the writer: something is queued, or the end */
+	pthread_mutex_t mutex;  /* guards all below */
+	pthread_cond_t work;    /* for the writer: something is queued, or the end */
 	pthread_cond_t changed; /* for all others: a batch is handed over or done */
 	struct us_put *queued, **queued_last;
 	struct us_put *done, **done_last;
@@ -162,10 +162,11 @@ static void write_item(struct file_store *file, struct item *item, int in_place,
 	item->fd = -1;
 	put->rc = 0;
 	if (!in_place) {
-		put->rc = us_fail(&put->err, US_E_IO,
-				  "PUT \"%s\": directory \"%s\" is not the one it was at start; if that is "
-				  "meant, restart",
-				  put->key, file->directory);
+		put->rc = us_fail(
+			&put->err, US_E_IO,
+			"PUT \"%s\": directory \"%s\" is not the one it was at start; if that is "
+			"meant, restart",
+			put->key, file->directory);
 		return;
 	}
 	if (file->canceled) {
@@ -182,7 +183,8 @@ static void write_item(struct file_store *file, struct item *item, int in_place,
 	}
 	if (write_object(file, item->fd, put)) {
 		close_item(item);
-		(void)unlinkat(file->tmp_fd, item->tmp_name, 0); /* else the next start removes it */
+		(void)unlinkat(file->tmp_fd, item->tmp_name,
+			       0); /* else the next start removes it */
 	} else if (!keep_open) {
 		close_item(item);
 	}
@@ -251,7 +253,8 @@ static int enter_or_make(int dir_fd, const char *name, int *ret_created)
 /* Opens the directory of KEY, creating what is missing, component by component so
  * that no link is followed. Returns a descriptor, or -1 with errno; RET_CREATED is
  * set if something was created. */
-static int open_directory(struct file_store *file, const char *key, size_t dir_len, int *ret_created)
+static int open_directory(struct file_store *file, const char *key, size_t dir_len,
+			  int *ret_created)
 {
 	char path[KEY_LEN_MAX + 1];
 	memcpy(path, key, dir_len);
@@ -299,7 +302,8 @@ static void place_item(struct file_store *file, struct item *item, int sync, int
 		(void)fail_put(put, "make its directory durable");
 	}
 	if (put->rc) {
-		(void)unlinkat(file->tmp_fd, item->tmp_name, 0); /* else the next start removes it */
+		(void)unlinkat(file->tmp_fd, item->tmp_name,
+			       0); /* else the next start removes it */
 	}
 	if (dir_fd >= 0 && dir_fd != file->root_fd) {
 		(void)close(dir_fd); /* a directory: synced or not */
@@ -448,7 +452,8 @@ static int32_t file_get(struct us_store *store, const char *key, int64_t offset,
 		}
 		if (n <= 0) {
 			rc = n ? us_fail_errno(err, errno, "GET \"%s\": cannot read it", key)
-			       : us_fail(err, US_E_IO, "GET \"%s\": it was cut while it was read", key);
+			       : us_fail(err, US_E_IO, "GET \"%s\": it was cut while it was read",
+					 key);
 			break;
 		}
 		at += (uint64_t)n;
@@ -468,8 +473,8 @@ out:
 	return rc;
 }
 
-static int32_t file_list(struct us_store *store, const char *prefix, us_store_list_fn *fn, void *arg,
-			 struct us_error *err)
+static int32_t file_list(struct us_store *store, const char *prefix, us_store_list_fn *fn,
+			 void *arg, struct us_error *err)
 {
 	struct file_store *file = of(store);
 	int64_t start_ns = us_clock_mono_ns();
@@ -527,7 +532,7 @@ static void file_counts(struct us_store *store, struct us_store_counts *ret_coun
 
 static void remove_tmp_dir(int parent_fd, int dir_fd, const char *name)
 {
-	(void)us_dir_remove_files(dir_fd);	      /* what stays is found by the next start */
+	(void)us_dir_remove_files(dir_fd);             /* what stays is found by the next start */
 	(void)unlinkat(parent_fd, name, AT_REMOVEDIR); /* likewise */
 }
 
@@ -578,7 +583,8 @@ static int32_t check_case(struct file_store *file, uint64_t random, struct us_er
 	char name[48], folded[48];
 	(void)snprintf(name, sizeof(name), ".us-CASE-%016llx", (unsigned long long)random);
 	(void)snprintf(folded, sizeof(folded), ".us-case-%016llx", (unsigned long long)random);
-	int fd = openat(file->root_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int fd = openat(file->root_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+			0600);
 	if (fd < 0) {
 		return us_fail_errno(err, errno, "directory: cannot create a file in \"%s\"",
 				     file->directory);
@@ -590,7 +596,8 @@ static int32_t check_case(struct file_store *file, uint64_t random, struct us_er
 				     file->directory);
 	}
 	return folds ? us_fail(err, US_E_CONFIG,
-			       "directory: \"%s\" folds case, so two databases could share a file; choose "
+			       "directory: \"%s\" folds case, so two databases could share a file; "
+			       "choose "
 			       "a directory that does not",
 			       file->directory)
 		     : 0;
@@ -636,9 +643,11 @@ static int32_t make_id(struct file_store *file, struct us_error *err)
 	(void)snprintf(file->id, sizeof(file->id), "%016llx%016llx", (unsigned long long)random[0],
 		       (unsigned long long)random[1]);
 	(void)snprintf(tmp, sizeof(tmp), TMP_DIR "/%.8s", file->id);
-	int fd = openat(file->root_fd, tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int fd = openat(file->root_fd, tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+			0600);
 	int failed = fd < 0 || write_all(fd, (const uint8_t *)file->id, ID_LEN) || fsync(fd) ||
-		     renameat(file->root_fd, tmp, file->root_fd, TMP_DIR "/id") || fsync(file->root_fd);
+		     renameat(file->root_fd, tmp, file->root_fd, TMP_DIR "/id") ||
+		     fsync(file->root_fd);
 	int saved = errno;
 	if (fd >= 0) {
 		(void)close(fd); /* synced, or failed already */

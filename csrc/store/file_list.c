@@ -65,7 +65,8 @@ static int is_wanted(const struct lister *l, size_t dir_len, const char *name)
 	size_t name_len = strlen(name);
 	size_t left = l->prefix_len > dir_len ? l->prefix_len - dir_len : 0;
 	size_t len = name_len < left ? name_len : left;
-	return memcmp(name, l->prefix + dir_len, len) == 0 && (name_len >= left || name[name_len - 1] == '/');
+	return memcmp(name, l->prefix + dir_len, len) == 0 &&
+	       (name_len >= left || name[name_len - 1] == '/');
 }
 
 static int32_t add_name(struct lister *l, struct level *level, const char *name, int is_directory)
@@ -100,8 +101,10 @@ static int32_t add_entry(struct lister *l, struct level *level, int dir_fd, cons
 		return 0;
 	}
 	if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW)) {
-		return errno == ENOENT ? 0 : us_fail_errno(l->err, errno, "LIST: cannot look at \"%s%s\"",
-							   l->path, name);
+		return errno == ENOENT
+			       ? 0
+			       : us_fail_errno(l->err, errno, "LIST: cannot look at \"%s%s\"",
+					       l->path, name);
 	}
 	if (!S_ISDIR(st.st_mode) && !S_ISREG(st.st_mode)) {
 		return 0;
@@ -113,7 +116,8 @@ static int32_t add_entry(struct lister *l, struct level *level, int dir_fd, cons
 static int32_t push_level(struct lister *l)
 {
 	if (l->depth == DEPTH_MAX) {
-		return us_fail(l->err, US_E_IO, "LIST: \"%s\" is more than %d levels deep", l->path, DEPTH_MAX);
+		return us_fail(l->err, US_E_IO, "LIST: \"%s\" is more than %d levels deep", l->path,
+			       DEPTH_MAX);
 	}
 	struct level *level = &l->levels[l->depth++];
 	level->path_len = strlen(l->path);
@@ -130,7 +134,8 @@ static int32_t push_level(struct lister *l)
 	long len;
 	while (!rc && (len = syscall(SYS_getdents64, fd, l->dents, DENTS_LEN)) != 0) {
 		if (len < 0) {
-			rc = us_fail_errno(l->err, errno, "LIST: cannot read directory \"%s\"", dir);
+			rc = us_fail_errno(l->err, errno, "LIST: cannot read directory \"%s\"",
+					   dir);
 			break;
 		}
 		for (long at = 0; !rc && at < len;) {
@@ -180,8 +185,8 @@ int32_t us_file_list(int root_fd, const char *prefix, us_store_list_fn *fn, void
 			l->depth--;
 		} else {
 			const char *name = level->names[level->next++];
-			(void)snprintf(l->path + level->path_len, sizeof(l->path) - level->path_len, "%s",
-				       name);
+			(void)snprintf(l->path + level->path_len, sizeof(l->path) - level->path_len,
+				       "%s", name);
 			rc = name[strlen(name) - 1] == '/' ? push_level(l) : give(l);
 		}
 	}

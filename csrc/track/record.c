@@ -30,8 +30,8 @@ uint64_t us_content_hash(const uint8_t lz4_sha256[32], uint32_t mode, uint32_t u
 	return hash ? hash : 1;
 }
 
-uint8_t us_racy_flags(const struct us_file_stat *db, const struct us_file_stat *wal, int64_t clock_ns,
-		      uint8_t before)
+uint8_t us_racy_flags(const struct us_file_stat *db, const struct us_file_stat *wal,
+		      int64_t clock_ns, uint8_t before)
 {
 	int future = us_stat_is_future(db, clock_ns) || us_stat_is_future(wal, clock_ns);
 	if (future) {

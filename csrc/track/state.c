@@ -55,7 +55,8 @@ static int32_t fail_sqlite(struct us_state *state, const char *doing, struct us_
 {
 	int rc = state->db ? sqlite3_extended_errcode(state->db) : SQLITE_NOMEM;
 	const char *text = state->db ? sqlite3_errmsg(state->db) : "out of memory";
-	(void)us_fail(err, US_E_STATE, "state file \"%s\": cannot %s: %s", state->path, doing, text);
+	(void)us_fail(err, US_E_STATE, "state file \"%s\": cannot %s: %s", state->path, doing,
+		      text);
 	if (err) {
 		err->sqlite_rc = rc;
 	}
@@ -85,17 +86,21 @@ static int32_t take_lock(const char *state_dir, int *ret_fd, struct us_error *er
 		}
 		text[len > 0 ? len : 0] = '\0';
 		text[strcspn(text, "\n")] = '\0';
-		return us_fail(err, US_E_LOCKED,
-			       "state_dir: \"%s\" is in use by process %s; stop it, or give this one "
-			       "another state_dir",
-			       state_dir, text[0] ? text : "(unknown pid)");
+		return us_fail(
+			err, US_E_LOCKED,
+			"state_dir: \"%s\" is in use by process %s; stop it, or give this one "
+			"another state_dir",
+			state_dir, text[0] ? text : "(unknown pid)");
 	}
 	ssize_t old_len = pread(fd, text, sizeof(text), 0);
 	if (old_len < 0 || (size_t)old_len == sizeof(text) ||
-	    (old_len > 0 && ((size_t)old_len != strspn(text, "0123456789") + 1 || text[old_len - 1] != '\n'))) {
+	    (old_len > 0 &&
+	     ((size_t)old_len != strspn(text, "0123456789") + 1 || text[old_len - 1] != '\n'))) {
 		(void)close(fd); /* not ours */
-		return us_fail(err, US_E_CONFIG,
-			       "state_dir: \"%s\" is a file of something else; choose another state_dir", path);
+		return us_fail(
+			err, US_E_CONFIG,
+			"state_dir: \"%s\" is a file of something else; choose another state_dir",
+			path);
 	}
 	int len = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
 	if (ftruncate(fd, 0) || pwrite(fd, text, (size_t)len, 0) != len) {
@@ -111,8 +116,10 @@ static int32_t take_lock(const char *state_dir, int *ret_fd, struct us_error *er
 static sqlite3_stmt *meta_select(struct us_state *state, const char *name)
 {
 	sqlite3_stmt *stmt = NULL;
-	if (sqlite3_prepare_v2(state->db, "SELECT value FROM meta WHERE name = ?1", -1, &stmt, NULL) ||
-	    sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC) || sqlite3_step(stmt) != SQLITE_ROW) {
+	if (sqlite3_prepare_v2(state->db, "SELECT value FROM meta WHERE name = ?1", -1, &stmt,
+			       NULL) ||
+	    sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC) ||
+	    sqlite3_step(stmt) != SQLITE_ROW) {
 		(void)sqlite3_finalize(stmt); /* repeats the error */
 		return NULL;
 	}
@@ -140,8 +147,8 @@ static int32_t meta_set_int(struct us_state *state, const char *name, int64_t va
 			    struct us_error *err)
 {
 	sqlite3_stmt *stmt = NULL;
-	int failed = sqlite3_prepare_v2(state->db, "INSERT OR REPLACE INTO meta VALUES (?1, ?2)", -1,
-					&stmt, NULL) ||
+	int failed = sqlite3_prepare_v2(state->db, "INSERT OR REPLACE INTO meta VALUES (?1, ?2)",
+					-1, &stmt, NULL) ||
 		     sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC) ||
 		     sqlite3_bind_int64(stmt, 2, value) || sqlite3_step(stmt) != SQLITE_DONE;
 	int32_t rc = failed ? fail_sqlite(state, "write to it", err) : 0;
@@ -252,8 +259,9 @@ static const char *open_existing(struct us_state *state, const char *target, int
 
 static int32_t prepare(struct us_state *state, struct us_error *err)
 {
-	if (sqlite3_prepare_v3(state->db, "INSERT OR REPLACE INTO record VALUES (?1,?2,?3,?4,?5,?6,?7)",
-			       -1, SQLITE_PREPARE_PERSISTENT, &state->put, NULL) ||
+	if (sqlite3_prepare_v3(state->db,
+			       "INSERT OR REPLACE INTO record VALUES (?1,?2,?3,?4,?5,?6,?7)", -1,
+			       SQLITE_PREPARE_PERSISTENT, &state->put, NULL) ||
 	    sqlite3_prepare_v3(state->db, "DELETE FROM record WHERE path_hash = ?1", -1,
 			       SQLITE_PREPARE_PERSISTENT, &state->forget, NULL)) {
 		return fail_sqlite(state, "prepare a statement", err);
@@ -264,14 +272,14 @@ static int32_t prepare(struct us_state *state, struct us_error *err)
 static int32_t write_new_meta(struct us_state *state, const char *target, struct us_error *err)
 {
 	sqlite3_stmt *stmt = NULL;
-	int failed =
-		sqlite3_prepare_v2(state->db,
-				   "INSERT INTO meta VALUES ('target', ?1), ('hash_key', ?2),"
-				   " ('high_water', 0), ('target_known', 0)",
-				   -1, &stmt, NULL) ||
-		sqlite3_bind_text(stmt, 1, target, -1, SQLITE_STATIC) ||
-		sqlite3_bind_blob(stmt, 2, &state->info.key, sizeof(state->info.key), SQLITE_STATIC) ||
-		sqlite3_step(stmt) != SQLITE_DONE;
+	int failed = sqlite3_prepare_v2(state->db,
+					"INSERT INTO meta VALUES ('target', ?1), ('hash_key', ?2),"
+					" ('high_water', 0), ('target_known', 0)",
+					-1, &stmt, NULL) ||
+		     sqlite3_bind_text(stmt, 1, target, -1, SQLITE_STATIC) ||
+		     sqlite3_bind_blob(stmt, 2, &state->info.key, sizeof(state->info.key),
+				       SQLITE_STATIC) ||
+		     sqlite3_step(stmt) != SQLITE_DONE;
 	int32_t rc = failed ? fail_sqlite(state, "write to it", err) : 0;
 	(void)sqlite3_finalize(stmt); /* repeats the error */
 	return rc;
@@ -283,7 +291,8 @@ static int32_t set_aside(const char *path, struct us_error *err)
 	char aside[PATH_CAP + 32];
 	for (int i = 1; i <= ASIDE_MAX; i++) {
 		(void)snprintf(aside, sizeof(aside), "%s.unusable-%d", path, i);
-		if (!renameat2(AT_FDCWD, path, AT_FDCWD, aside, RENAME_NOREPLACE) || errno == ENOENT) {
+		if (!renameat2(AT_FDCWD, path, AT_FDCWD, aside, RENAME_NOREPLACE) ||
+		    errno == ENOENT) {
 			return 0;
 		}
 		if (errno != EEXIST) {
@@ -326,7 +335,8 @@ static int32_t create(struct us_state *state, const char *target, int is_ours, s
 		"BEGIN IMMEDIATE;"
 		"CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;"
 		"CREATE TABLE record (path_hash INTEGER PRIMARY KEY, fingerprint INTEGER NOT NULL,"
-		" content_hash INTEGER NOT NULL, object_time INTEGER NOT NULL, flags INTEGER NOT NULL,"
+		" content_hash INTEGER NOT NULL, object_time INTEGER NOT NULL, flags INTEGER NOT "
+		"NULL,"
 		" size_class INTEGER NOT NULL, object_count INTEGER NOT NULL);";
 	int32_t rc = clear_way(state->path, is_ours, err);
 	if (rc) {
@@ -343,13 +353,15 @@ static int32_t create(struct us_state *state, const char *target, int is_ours, s
 		return us_fail_errno(err, errno, "no random bytes for a new state");
 	}
 	if (sqlite3_open_v2(state->path, &state->db,
-			    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) ||
+			    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+			    NULL) ||
 	    sqlite3_busy_timeout(state->db, BUSY_TIMEOUT_MS)) {
 		return fail_sqlite(state, "create it", err);
 	}
 	char identity[96];
-	(void)snprintf(identity, sizeof(identity), "PRAGMA application_id = %d; PRAGMA user_version = %d;",
-		       APPLICATION_ID, SCHEMA_VERSION);
+	(void)snprintf(identity, sizeof(identity),
+		       "PRAGMA application_id = %d; PRAGMA user_version = %d;", APPLICATION_ID,
+		       SCHEMA_VERSION);
 	/* The identity first, in the file itself: whose it is must be seen without its WAL. */
 	rc = run(state, identity, "create it", err);
 	if (!rc) {
@@ -434,14 +446,16 @@ static int32_t check_owner(const struct us_state *state, struct us_error *err)
 	if (us_get_be32(header + 68) == APPLICATION_ID) {
 		return 1;
 	}
-	return us_fail(err, US_E_CONFIG,
-		       "state_dir: \"%s\" is a database of something else; choose another state_dir",
-		       state->path);
+	return us_fail(
+		err, US_E_CONFIG,
+		"state_dir: \"%s\" is a database of something else; choose another state_dir",
+		state->path);
 }
 
 /* Opens what is there, else begins anew; TABLE is filled or untouched. */
 static int32_t open_or_create(struct us_state *state, const char *target, struct us_table *table,
-			      char *ret_reset, size_t reset_cap, int *ret_fresh, struct us_error *err)
+			      char *ret_reset, size_t reset_cap, int *ret_fresh,
+			      struct us_error *err)
 {
 	struct stat st;
 	const char *why = "there is none";
@@ -453,8 +467,9 @@ static int32_t open_or_create(struct us_state *state, const char *target, struct
 		if (is_ours < 0) {
 			return is_ours;
 		}
-		why = S_ISREG(st.st_mode) ? open_existing(state, target, SQLITE_OPEN_READWRITE, table)
-					  : "it is not a regular file";
+		why = S_ISREG(st.st_mode)
+			      ? open_existing(state, target, SQLITE_OPEN_READWRITE, table)
+			      : "it is not a regular file";
 		if (!why) {
 			(void)sqlite3_db_release_memory(state->db); /* every page was read once */
 			return run(state, "PRAGMA synchronous = FULL", "open it", err);
@@ -540,8 +555,8 @@ static int put_record(struct us_state *state, const struct us_record *r)
 		     sqlite3_bind_int64(s, 3, (sqlite3_int64)r->content_hash) ||
 		     sqlite3_bind_int64(s, 4, r->object_time) ||
 		     sqlite3_bind_int(s, 5, (int)(r->flags & US_RECORD_KEPT)) ||
-		     sqlite3_bind_int(s, 6, r->size_class) || sqlite3_bind_int(s, 7, r->object_count) ||
-		     sqlite3_step(s) != SQLITE_DONE;
+		     sqlite3_bind_int(s, 6, r->size_class) ||
+		     sqlite3_bind_int(s, 7, r->object_count) || sqlite3_step(s) != SQLITE_DONE;
 	(void)sqlite3_reset(s); /* repeats the error */
 	return failed;
 }
@@ -588,7 +603,8 @@ int32_t us_state_commit(struct us_state *state, struct us_table *table, const ui
 		rc = run(state, "COMMIT", "commit", err);
 	}
 	if (rc) {
-		(void)sqlite3_exec(state->db, "ROLLBACK", NULL, NULL, NULL); /* may be rolled back already */
+		(void)sqlite3_exec(state->db, "ROLLBACK", NULL, NULL,
+				   NULL); /* may be rolled back already */
 		state->incomplete = 1;
 		return rc;
 	}
@@ -625,7 +641,8 @@ void us_state_close(struct us_state *state)
 		return;
 	}
 	if (state->writable && state->db && !state->incomplete) {
-		(void)meta_set_int(state, "open", 0, NULL); /* else the next start moves the epoch */
+		(void)meta_set_int(state, "open", 0,
+				   NULL); /* else the next start moves the epoch */
 	}
 	close_db(state);
 	if (state->lock_fd >= 0) {

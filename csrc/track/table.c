@@ -118,13 +118,15 @@ struct us_record *us_table_acquire(struct us_table *table, uint64_t path_hash, i
 	struct shard *shard = shard_of(table, path_hash);
 	(void)pthread_mutex_lock(&shard->mutex);
 	if (shard->cap > 0) {
-		struct us_record *record = &shard->slots[find_slot(shard->slots, shard->cap, path_hash)];
+		struct us_record *record =
+			&shard->slots[find_slot(shard->slots, shard->cap, path_hash)];
 		if (record->path_hash != 0) {
 			return record;
 		}
 	}
 	if (create && ((shard->count + 1) * 8 <= shard->cap * 7 || !grow(shard))) {
-		struct us_record *record = &shard->slots[find_slot(shard->slots, shard->cap, path_hash)];
+		struct us_record *record =
+			&shard->slots[find_slot(shard->slots, shard->cap, path_hash)];
 		record->path_hash = path_hash;
 		shard->count++;
 		return record;
@@ -232,8 +234,8 @@ void us_table_sweep(struct us_table *table, uint8_t generation, int walk_clean, 
 	*ret_sums = sums;
 }
 
-int32_t us_table_each(struct us_table *table, int32_t (*fn)(void *arg, const struct us_record *record),
-		      void *arg)
+int32_t us_table_each(struct us_table *table,
+		      int32_t (*fn)(void *arg, const struct us_record *record), void *arg)
 {
 	for (int s = 0; s < SHARD_COUNT; s++) {
 		struct shard *shard = &table->shards[s];

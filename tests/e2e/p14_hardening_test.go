@@ -599,3 +599,40 @@ func Test14OnceAndSignalAtStart(t *testing.T) {
 		}
 	}
 }
+
+// The target takes a version, its answer is lost, and the database goes back to the
+// bytes that were acknowledged last: those have to be the newest again.
+func Test14UnknownOutcome(t *testing.T) {
+	t.Parallel()
+	s, root := startS3(t), t.TempDir()
+	path := makeFleet(t, root, 1)[0]
+	p := startProxy(t, s.hostPort(), nil)
+	c := settings{pattern: seedPattern(root), interval: "1s", target: s.target(p.url())}
+	d := replicate(t, c)
+	d.waitSynced(30 * time.Second)
+	become := func(image []byte) {
+		t.Helper()
+		next := filepath.Join(filepath.Dir(path), ".next")
+		must(t, os.WriteFile(next, image, 0o644))
+		must(t, os.Rename(next, path))
+	}
+	a := must1[[]byte](t)(os.ReadFile(path))
+	change(t, path)
+	b := must1[[]byte](t)(os.ReadFile(path))
+	become(a)
+	d.waitSynced(30 * time.Second)
+
+	p.lie.Store(true)
+	become(b)
+	d.wait(30*time.Second, "the upload to fail", func(st stats) bool { return st.DatabasesFailed == 1 })
+	become(a)
+	p.lie.Store(false)
+	d.waitSynced(30 * time.Second)
+	out := filepath.Join(t.TempDir(), "out.db")
+	if r := litestream(t, []string{"restore", "-config", d.config, "-o", out, path}); r.code != 0 {
+		t.Fatalf("restore: exit %d\n%s", r.code, r.all())
+	}
+	if err := compareImage(a, out); err != nil {
+		t.Errorf("the newest object is not what the database holds: %v", err)
+	}
+}

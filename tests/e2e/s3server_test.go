@@ -181,6 +181,7 @@ type proxy struct {
 	mu       sync.Mutex
 	answer   func(n int64, r *http.Request) int // HTTP status to answer with, 0: forward
 	hang     chan struct{}                      // non-nil: requests wait for it to be closed
+	lie      atomic.Bool                        // a PUT that the server has taken is answered with 500
 }
 
 func startProxy(t testing.TB, target string, config *tls.Config) *proxy {
@@ -249,6 +250,10 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	defer resp.Body.Close()
+	if r.Method == http.MethodPut && p.lie.Load() {
+		http.Error(w, "", http.StatusInternalServerError)
+		return
+	}
 	for k, v := range resp.Header {
 		w.Header()[k] = v
 	}

@@ -619,7 +619,11 @@ func Test14UnknownOutcome(t *testing.T) {
 	a := must1[[]byte](t)(os.ReadFile(path))
 	change(t, path)
 	b := must1[[]byte](t)(os.ReadFile(path))
+	if bytes.Equal(a, b) {
+		t.Fatal("the two versions are the same")
+	}
 	become(a)
+	d.waitCycles(2, 30*time.Second)
 	d.waitSynced(30 * time.Second)
 
 	p.lie.Store(true)
@@ -627,6 +631,7 @@ func Test14UnknownOutcome(t *testing.T) {
 	d.wait(30*time.Second, "the upload to fail", func(st stats) bool { return st.DatabasesFailed == 1 })
 	become(a)
 	p.lie.Store(false)
+	d.waitCycles(2, 30*time.Second)
 	d.waitSynced(30 * time.Second)
 	out := filepath.Join(t.TempDir(), "out.db")
 	if r := litestream(t, []string{"restore", "-config", d.config, "-o", out, path}); r.code != 0 {

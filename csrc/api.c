@@ -19,6 +19,7 @@
 #include "base/thread.h"
 #include "cycle/fleet.h"
 #include "restore/restore.h"
+#include "restore/task.h"
 
 #define MEMORY_LIMIT_LEAST UINT64_C(16000000)
 #define MEMORY_LIMIT_DEFAULT UINT64_C(256000000)
@@ -27,6 +28,7 @@
 #define FILE_JOBS 2048
 #define DESCRIPTORS_SPARE 64
 #define CONCURRENCY_LEAST 8
+#define TASK_WAIT_MS_MAX 1000000
 #define STATE_DIR_NAME ".litestream-multi-db"
 #define FLAGS_KNOWN \
 	(US_OPEN_READ_ONLY | US_OPEN_ANY_FILESYSTEM | US_OPEN_S3_PATH_STYLE | \
@@ -511,7 +513,7 @@ static int32_t open_store(struct us *us, const struct us_options *o, struct us_e
 
 static int32_t check_places(struct us *us, const struct us_options *o, struct us_error *err)
 {
-	int fd = us_prefix_open(us, err);
+	int fd = us_walk_open(us->pattern, us->flags & US_OPEN_ANY_FILESYSTEM, err);
 	if (fd < 0) {
 		return fd;
 	}
@@ -612,6 +614,7 @@ US_API int32_t us_open(const struct us_options *options, struct us **ret_us, str
 	us->flags = o.flags;
 	us->target = o.target;
 	us->window_s = o.snapshot_window_s;
+	us->retention_s = o.retention_s;
 	us->concurrency = o.max_concurrent_uploads ? o.max_concurrent_uploads
 						   : (o.target == US_TARGET_S3 ? 100 : 8);
 	us->memory_limit = o.memory_limit_bytes ? o.memory_limit_bytes : MEMORY_LIMIT_DEFAULT;
@@ -727,6 +730,13 @@ US_API void us_finish(struct us *us)
 	}
 }
 
+US_API void us_sweep(struct us *us)
+{
+	if (us) {
+		us->sweep_wanted = 1;
+	}
+}
+
 /* ----------------------------------------------------------------- the rest */
 
 static int32_t check_alive(const struct us *us, struct us_error *err)
@@ -825,4 +835,52 @@ US_API int32_t us_restore(struct us *us, const struct us_restore_options *option
 		return rc;
 	}
 	return give_struct(ret_result, &result, sizeof(result), "ret_result", err);
+}
+
+/* --------------------------------------------------------------------- tasks */
+
+US_API int32_t us_task_start(struct us *us, const struct us_task_options *options,
+			     struct us_task **ret_task, struct us_error *err)
+{
+	struct us_task_options o;
+	int32_t rc = check_alive(us, err);
+	if (!rc) {
+		rc = copy_struct(&o, sizeof(o), options, "options", err);
+	}
+	if (rc || !ret_task) {
+		return rc ? rc : us_fail(err, US_E_ARG, "ret_task is NULL");
+	}
+	const struct us_fleet_view view = {
+		.store = us->store,
+		.pattern = us->pattern,
+		.tmpl = us->tmpl,
+		.table = us->table,
+		.state = us->state,
+		.state_dir = us->state_dir,
+		.any_filesystem = (us->flags & US_OPEN_ANY_FILESYSTEM) != 0,
+		.concurrency = us->concurrency,
+		.memory_limit = us->memory_limit,
+		.cancel = &us->canceled,
+	};
+	return us_task_open(&view, &o, ret_task, err);
+}
+
+US_API int32_t us_task_next(struct us_task *task, int32_t timeout_ms, struct us_row *ret_rows,
+			    size_t capacity, struct us_progress *ret_progress, struct us_error *err)
+{
+	if (!task || (capacity && !ret_rows) || timeout_ms < 0 || timeout_ms > TASK_WAIT_MS_MAX) {
+		return us_fail(err, US_E_ARG,
+			       "task or ret_rows is NULL, or timeout_ms out of range");
+	}
+	struct us_progress progress = { .struct_size = sizeof(progress) };
+	int32_t count = us_task_take(task, timeout_ms, ret_rows, capacity, &progress, err);
+	int32_t rc = ret_progress ? give_struct(ret_progress, &progress, sizeof(progress),
+						"ret_progress", err)
+				  : 0;
+	return rc ? rc : count;
+}
+
+US_API void us_task_close(struct us_task *task)
+{
+	us_task_free(task);
 }

@@ -42,30 +42,6 @@ struct walk {
 	int64_t start_ns;
 };
 
-int32_t us_prefix_open(struct us *us, struct us_error *err)
-{
-	const char *prefix = us_pattern_prefix(us->pattern);
-	int fd = open(prefix, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0) {
-		return us_fail_errno(err, errno,
-				     "discovery_pattern: cannot open the directory \"%s\"", prefix);
-	}
-	if (!(us->flags & US_OPEN_ANY_FILESYSTEM)) {
-		int32_t rc = us_tree_check_filesystem(fd, prefix, err);
-		if (rc) {
-			(void)close(fd); /* only looked at */
-			return rc;
-		}
-	}
-	return fd;
-}
-
-uint32_t us_walk_threads(void)
-{
-	uint32_t count = us_cpu_count();
-	return count < US_WALK_THREADS_MAX ? count : US_WALK_THREADS_MAX;
-}
-
 /* ------------------------------------------------------------------ walking */
 
 static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
@@ -475,7 +451,7 @@ int32_t us_cycle_run(struct us *us, struct us_error *err)
 	int64_t start_wall_ns = us_clock_wall_ns();
 	us->finishing = 0;
 	us->walk_stop = us->canceled;
-	int prefix_fd = us_prefix_open(us, err);
+	int prefix_fd = us_walk_open(us->pattern, us->flags & US_OPEN_ANY_FILESYSTEM, err);
 	if (prefix_fd < 0) {
 		return prefix_fd;
 	}

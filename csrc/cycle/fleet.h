@@ -69,6 +69,7 @@ struct us {
 	uint32_t flags;
 	uint32_t target;
 	uint32_t window_s;
+	uint64_t retention_s; /* 0: everything stays */
 	uint32_t concurrency;
 	uint64_t memory_limit;
 	struct us_pattern *pattern;
@@ -88,6 +89,7 @@ struct us {
 	_Atomic uint32_t finishing;
 	_Atomic uint32_t walk_stop; /* either of them, for the walk */
 	_Atomic uint32_t has_foreign;
+	_Atomic uint32_t sweep_wanted; /* us_sweep was called */
 
 	/* The cycle under way; set while no worker has a job. */
 	int prefix_fd;
@@ -130,14 +132,6 @@ struct us {
 
 #define US_DIRTY_MAX 1000 /* records per commit while a cycle runs */
 
-/* The hash of a path below the prefix; never 0. */
-uint64_t us_path_hash(const struct us_siphash_key *key, const char *dir, size_t dir_len,
-		      const char *name, size_t name_len);
-/* The part of it that a directory has in common: with it, one short hash per name. */
-struct us_siphash_key us_path_hash_key(const struct us_siphash_key *key, const char *dir,
-				       size_t dir_len);
-uint64_t us_path_hash_name(const struct us_siphash_key *dir_key, const char *name, size_t name_len);
-
 /* pipeline.c: jobs and the threads that read. */
 int32_t us_workers_start(struct us *us, struct us_error *err);
 void us_workers_stop(struct us *us);
@@ -163,8 +157,6 @@ void us_foreign_free(struct us *us);
 /* cycle.c, plan.c */
 int32_t us_cycle_run(struct us *us, struct us_error *err);
 int us_stopping(struct us *us);
-uint32_t us_walk_threads(void);
-int32_t us_prefix_open(struct us *us, struct us_error *err);
 int32_t us_plan_run(struct us *us, struct us_plan *ret_plan, struct us_sample *samples,
 		    size_t capacity, size_t *ret_count, struct us_error *err);
 

@@ -134,7 +134,7 @@ int32_t us_plan_run(struct us *us, struct us_plan *ret_plan, struct us_sample *s
 	}
 	struct plan plan = { .us = us, .out = out, .samples = samples, .capacity = capacity };
 	struct us_walk_result walked;
-	int prefix_fd = us_prefix_open(us, err);
+	int prefix_fd = us_walk_open(us->pattern, us->flags & US_OPEN_ANY_FILESYSTEM, err);
 	if (prefix_fd < 0) {
 		us_free(out);
 		return prefix_fd;

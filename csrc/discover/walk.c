@@ -814,3 +814,24 @@ int32_t us_walk(const struct us_pattern *pattern, int prefix_fd, uint32_t thread
 	walk_done(&w);
 	return rc;
 }
+
+int32_t us_walk_open(const struct us_pattern *pattern, int any_filesystem, struct us_error *err)
+{
+	const char *prefix = us_pattern_prefix(pattern);
+	int fd = open(prefix, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0) {
+		return us_fail_errno(err, errno,
+				     "discovery_pattern: cannot open the directory \"%s\"", prefix);
+	}
+	int32_t rc = any_filesystem ? 0 : us_tree_check_filesystem(fd, prefix, err);
+	if (rc) {
+		(void)close(fd); /* only looked at */
+	}
+	return rc ? rc : fd;
+}
+
+uint32_t us_walk_threads(void)
+{
+	uint32_t count = us_cpu_count();
+	return count < US_WALK_THREADS_MAX ? count : US_WALK_THREADS_MAX;
+}

@@ -49,6 +49,14 @@ struct us_walk_result {
 	uint64_t failure_count;   /* calls of failure() */
 };
 
+/* Opens the pattern's prefix for us_walk: a descriptor (closed by the caller), or why it
+ * cannot be opened. Unless ANY_FILESYSTEM: US_E_CONFIG where locks and ctime do not mean
+ * what they should (NFS, FUSE and so on). */
+int32_t us_walk_open(const struct us_pattern *pattern, int any_filesystem, struct us_error *err);
+
+/* How many threads a walk is worth on this machine. */
+uint32_t us_walk_threads(void);
+
 /*
  * Walks with PREFIX_FD, an open directory (us_pattern_prefix), which is borrowed.
  * Links are not followed, other devices not entered. Blocks until every thread

@@ -46,7 +46,7 @@ extern "C" {
 #endif
 
 /* Raised when something is added (low 16 bits) or changed (high 16 bits). */
-#define US_ABI_VERSION 0x00010000u
+#define US_ABI_VERSION 0x00010001u
 
 /* The version the library was built with; any time. Callers compare it with
  * US_ABI_VERSION: the high 16 bits must be equal, the low ones at least as high. */
@@ -121,6 +121,7 @@ struct us_options {
 	const char *s3_region;	 /* NULL or "": us-east-1 */
 	const char *s3_bucket;	 /* required */
 	const char *s3_storage_class, *s3_sse, *s3_sse_kms_key_id; /* NULL or "": not sent */
+	uint64_t retention_s; /* objects older by name go, but the newest two; 0: keep all */
 };
 
 /*
@@ -182,6 +183,16 @@ US_API void us_finish(struct us *us);
 
 /* ------------------------------------------------------------------- cycles */
 
+/*
+ * Makes the next us_cycle begin with a sweep of the target even if none is due, and
+ * wait for its end. (One is due a day after the last; us_cycle then starts it and
+ * waits for it a little, the rest goes on beside later cycles.) A sweep lists the target
+ * once: it removes what retention_s lets go, aborts uploads in parts that nobody will
+ * finish, and marks databases whose newest object is not what the state knows, so
+ * that they are uploaded again. Any time.
+ */
+US_API void us_sweep(struct us *us);
+
 struct us_cycle_result {
 	uint32_t struct_size; /* set by the caller */
 	uint32_t interrupted; /* 1: us_finish ended it before everything was looked at */
@@ -222,7 +233,16 @@ struct us_stats {
 	double scan_seconds, cycle_seconds; /* last cycle */
 	uint64_t api_put, api_get, api_list, api_delete; /* requests sent since us_open */
 	uint32_t target_unreachable; /* 1: the last cycle gave up on the target */
-	uint32_t reserved2;
+	uint32_t sweep_failed;	     /* 1: the last sweep that was tried did not reach its end */
+	int64_t last_sweep_ns; /* start of the last complete sweep, by the state file; 0: none */
+	/* Of the last complete sweep since us_open: */
+	uint64_t sweep_objects, sweep_bytes; /* what the target holds of this fleet, afterwards */
+	uint64_t sweep_list, sweep_delete;   /* requests it took */
+	double sweep_seconds;
+	/* Since us_open: */
+	uint64_t objects_deleted;      /* by retention */
+	uint64_t databases_reconciled; /* marked to be uploaded again */
+	uint64_t uploads_aborted;      /* uploads in parts that nobody had finished */
 };
 
 /* The state after the last completed cycle. Any time; never blocks for long. */
@@ -353,12 +373,116 @@ struct us_restore_result {
  * Returns 0, or US_E_NOTFOUND (no backup, or none old enough: the message names
  * the earliest), US_E_EXISTS (output, or a -wal/-journal beside it, is there and
  * no US_RESTORE_FORCE), US_E_BUSY (US_RESTORE_FORCE over a database in use),
- * US_E_OBJECT (damaged; nothing was replaced), US_E_CORRUPT (integrity check),
+ * US_E_OBJECT (damaged; nothing was replaced; the message names the next older good
+ * one, if there is one), US_E_CORRUPT (integrity check),
  * US_E_NETWORK, US_E_TIMEOUT, US_E_HTTP, US_E_ACCESS, US_E_IO, US_E_NOSPACE, US_E_NOMEM,
  * US_E_CANCELED, US_E_ARG.
  */
 US_API int32_t us_restore(struct us *us, const struct us_restore_options *options,
 			  struct us_restore_result *ret_result, struct us_error *err);
+
+/* -------------------------------------------------------------------- tasks */
+
+/*
+ * Work on many databases at once: it runs on threads of its own, and what it finds
+ * is pulled as rows. Tasks work on read-only handles too, beside a running
+ * `replicate`. The target is listed once, 1,000 objects a request; memory stays
+ * within memory_limit however many objects there are, except that LIST and PURGE
+ * keep the keys of the databases on disk.
+ */
+struct us_task;
+
+#define US_TASK_LIST 1u	   /* what is in the target against what is on disk, in the order of keys */
+#define US_TASK_BACKUPS 2u /* the objects of one database, oldest first */
+#define US_TASK_RESTORE 3u /* the newest object of each database to its file */
+#define US_TASK_VERIFY 4u  /* downloads and checks the newest object of each database */
+#define US_TASK_PURGE 5u   /* removes all objects of the databases chosen */
+
+#define US_TASK_FALLBACK 256u /* RESTORE: the next older good object instead of a bad one */
+#define US_TASK_GONE 512u     /* PURGE: only databases that are not on disk */
+
+struct us_task_options {
+	uint32_t struct_size;
+	uint32_t kind;  /* US_TASK_LIST .. US_TASK_PURGE */
+	uint32_t flags; /* RESTORE: US_RESTORE_*, US_TASK_FALLBACK; PURGE: US_TASK_GONE */
+	uint32_t integrity_check; /* RESTORE, VERIFY: US_INTEGRITY_* */
+	const char *path;  /* BACKUPS (required), PURGE: one database by its absolute path, or NULL */
+	const char *match; /* all but BACKUPS: only databases whose original absolute path
+			    * matches this shell pattern (its `*` crosses `/`); NULL: all */
+	const char *output_dir; /* RESTORE: absolute; files go to it + their path below the
+				 * pattern's wildcard-free directory. NULL: where they were */
+	int64_t timestamp_ns;  /* RESTORE: newest object whose snapshot time is not after it; 0: newest */
+	uint64_t sample_count; /* VERIFY: as many databases, chosen at random; 0: all */
+	int64_t older_than_ns; /* PURGE with US_TASK_GONE (required): newest object's name before it */
+	uint64_t confirm_count; /* PURGE: the number of objects; any other number removes none */
+};
+
+#define US_ROW_OK 1u	  /* LIST: in the target and on disk; else: done, or would be done */
+#define US_ROW_GONE 2u	  /* LIST: in the target, not on disk */
+#define US_ROW_NEVER 3u	  /* LIST: on disk, nothing in the target (message: why it has no key) */
+#define US_ROW_SKIPPED 4u /* RESTORE: the output exists (US_RESTORE_IF_DB_NOT_EXISTS) */
+#define US_ROW_FAILED 5u  /* code and message say why */
+
+struct us_row {
+	uint32_t status; /* US_ROW_* */
+	int32_t code;	 /* US_E_* of US_ROW_FAILED, else 0 */
+	char path[US_PATH_TEXT_LEN];  /* of the database when it was backed up */
+	char output[US_PATH_TEXT_LEN]; /* RESTORE: where it goes, else "" */
+	char key[1025]; /* of the (newest) object; LIST and PURGE: the key prefix; "" if there is none */
+	char message[US_ERROR_MESSAGE_LEN]; /* also of US_ROW_OK with US_TASK_FALLBACK: what was bad */
+	uint64_t object_count; /* LIST, PURGE: objects of this database */
+	uint64_t objects_len;  /* LIST, PURGE: their bytes */
+	uint64_t object_len;   /* of the (newest) object */
+	int64_t time_ns;       /* in the name of the (newest) object; 0: none */
+	/* Read from the trailer, 0 for LIST and PURGE: */
+	int64_t snapshot_ns;
+	uint64_t database_len;
+	uint32_t mode, page_size;
+};
+
+struct us_progress {
+	uint32_t struct_size; /* set by the caller */
+	uint32_t finished;    /* 1: the task is over and every row was taken */
+	uint32_t listed;      /* 1: the target was listed to its end: the totals are final */
+	uint32_t confirmed;   /* PURGE: 1: confirm_count was right, and objects were removed */
+	uint64_t total_count, total_len; /* databases chosen so far, bytes of their objects */
+	uint64_t done_count, done_len;	 /* of them, over: restored, verified, failed, skipped */
+	uint64_t failed_count, skipped_count;
+	uint64_t database_len; /* bytes of the databases restored or verified */
+	uint64_t object_count, removed_count; /* PURGE: objects chosen, and removed */
+	uint64_t local_count;	 /* LIST, VERIFY, PURGE: databases on disk */
+	uint64_t walk_failures;	 /* directories and files that could not be looked at */
+	uint64_t ours_count;	 /* objects in the target that are of this fleet, chosen or not */
+	uint64_t foreign_count;	 /* objects seen in the target that are not */
+	uint64_t api_get, api_list, api_delete; /* requests sent by this handle */
+};
+
+/*
+ * Starts a task; OPTIONS are copied. Returns 0 with *RET_TASK set (freed with
+ * us_task_close), or US_E_ARG, US_E_NOMEM; US_E_NOTFOUND, US_E_NAME for a path that
+ * the pattern does not match or that has no key; PURGE: US_E_ARG without path, match
+ * or US_TASK_GONE. Any time; several tasks may run beside each other and a cycle.
+ */
+US_API int32_t us_task_start(struct us *us, const struct us_task_options *options,
+			     struct us_task **ret_task, struct us_error *err);
+
+/*
+ * Takes up to CAPACITY rows; waits for the first of them at most TIMEOUT_MS (0: not at
+ * all, at most 1,000,000). Returns their count. RET_PROGRESS (may be NULL) is filled
+ * always. Once all rows are taken and the task is over: 0 with `finished`, or why the
+ * task as a whole has failed: US_E_ACCESS, US_E_NETWORK, US_E_TIMEOUT, US_E_HTTP for the
+ * listing; US_E_NOTFOUND, US_E_IO, US_E_ACCESS for the walk; PURGE: US_E_CONFIG where it refuses (a
+ * directory that could not be listed, a match of everything that is not "*");
+ * US_E_CANCELED. Failures of single databases are rows, not failures of the task. One
+ * thread at a time. Tasks wait for their rows to be taken.
+ */
+US_API int32_t us_task_next(struct us_task *task, int32_t timeout_ms, struct us_row *ret_rows,
+			    size_t capacity, struct us_progress *ret_progress,
+			    struct us_error *err);
+
+/* Cancels what is under way, joins its threads, frees. NULL is accepted. Before
+ * us_close. */
+US_API void us_task_close(struct us_task *task);
 
 #ifdef __cplusplus
 }

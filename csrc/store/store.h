@@ -2,14 +2,18 @@
 #ifndef US_STORE_STORE_H
 #define US_STORE_STORE_H
 
+#include <pthread.h>
+#include <stddef.h>
+
 #include "../base/error.h"
 
 /*
  * Objects in a target: an S3 bucket or a directory. One interface, two
  * implementations (s3.c, file.c) behind a table of functions.
  *
- * Threads: put_start, put_wait and cancel may be called from any threads; get,
- * list, remove block their caller and may run side by side.
+ * Threads: put_start, put_wait, get_start and cancel may be called from any threads;
+ * get, list, remove, remove_many, abort_uploads block their caller and may run side by
+ * side.
  */
 struct us_store;
 
@@ -30,6 +34,39 @@ struct us_put {
 	struct us_put *next;
 };
 
+/* Takes back completed gets: its owner's, one consumer. (get_queue.c) */
+struct us_get_queue {
+	pthread_mutex_t mutex;
+	pthread_cond_t ended;
+	struct us_get *first, **last;
+};
+
+/* One part of an object, or a whole one, to be read into memory. The caller owns it and
+ * everything it points to, from get_start until the queue hands it back. */
+struct us_get {
+	const char *key; /* whole key, NUL-terminated */
+	uint64_t offset; /* 0 where all of it is wanted */
+	uint64_t len;	 /* bytes wanted, at least 1 */
+	uint64_t object_len; /* of the whole object, as it was listed: OFFSET + LEN at least */
+	uint8_t *data;	     /* LEN bytes */
+	struct us_get_queue *queue;
+	void *owner; /* the caller's, untouched */
+	/* set by the store */
+	int32_t rc; /* 0: DATA has all of it. US_E_BUSY: the object has another length by now */
+	struct us_error err;
+	struct us_get *next;
+};
+
+int32_t us_get_queue_init(struct us_get_queue *queue, struct us_error *err);
+void us_get_queue_done(struct us_get_queue *queue);
+/* Appends GET (for stores). */
+void us_get_queue_push(struct us_get_queue *queue, struct us_get *get);
+/* Waits up to TIMEOUT_MS (0: not at all) for completed gets and returns them as a list
+ * linked by `next`, or NULL. */
+struct us_get *us_get_queue_wait(struct us_get_queue *queue, int32_t timeout_ms);
+
+#define US_REMOVE_MANY_MAX 1000 /* keys of one DeleteObjects request */
+
 struct us_store_counts { /* since open: requests sent, whatever became of them */
 	uint64_t put, get, list, remove;
 	uint64_t put_bytes, get_bytes; /* payload of requests that succeeded */
@@ -39,6 +76,8 @@ struct us_store_counts { /* since open: requests sent, whatever became of them *
 /* Receives an object's bytes in order. Non-zero stops the transfer with that code. */
 typedef int32_t us_store_data_fn(void *arg, const uint8_t *data, size_t data_len,
 				 struct us_error *err);
+/* Whether an upload in parts of KEY is this fleet's. */
+typedef int us_store_is_ours_fn(void *arg, const char *key, size_t key_len);
 /* Receives one listed object; KEY is NUL-terminated and borrowed for the call.
  * Non-zero stops the listing with that code. */
 typedef int32_t us_store_list_fn(void *arg, const char *key, size_t key_len, uint64_t object_len);
@@ -50,6 +89,9 @@ struct us_store_ops {
 	/* Waits up to TIMEOUT_MS (0: not at all) for completed puts and returns them as
 	 * a list linked by `next`, or NULL. */
 	struct us_put *(*put_wait)(struct us_store *store, int32_t timeout_ms);
+	/* Hands over GET; never blocks on the network. Completion, failed or not, comes from
+	 * its queue. Any threads. */
+	void (*get_start)(struct us_store *store, struct us_get *get);
 	/* Whole object: OFFSET 0, LEN UINT64_MAX. The last N bytes: OFFSET -N. 0,
 	 * US_E_NOTFOUND, or the failure. RET_LEN (may be NULL): size of the whole object. */
 	int32_t (*get)(struct us_store *store, const char *key, int64_t offset, uint64_t len,
@@ -58,6 +100,16 @@ struct us_store_ops {
 	int32_t (*list)(struct us_store *store, const char *prefix, us_store_list_fn *fn, void *arg,
 			struct us_error *err);
 	int32_t (*remove)(struct us_store *store, const char *key, struct us_error *err);
+	/* Removes COUNT objects (at most US_REMOVE_MANY_MAX) in one request where the target
+	 * can. What is gone already counts as removed. RET_REMOVED: how many are gone for
+	 * sure, also after a failure; 0 only if all are. */
+	int32_t (*remove_many)(struct us_store *store, const char *const *keys, size_t count,
+			       size_t *ret_removed, struct us_error *err);
+	/* Aborts uploads in parts below PREFIX that IS_OURS accepts and that this store has
+	 * not under way. RET_COUNT: how many. A target without such uploads: 0. */
+	int32_t (*abort_uploads)(struct us_store *store, const char *prefix,
+				 us_store_is_ours_fn *is_ours, void *arg, uint64_t *ret_count,
+				 struct us_error *err);
 	/* Makes everything in flight and everything started later fail with
 	 * US_E_CANCELED, soon. For shutdown. */
 	void (*cancel)(struct us_store *store);
@@ -100,7 +152,7 @@ int32_t us_store_s3_set_credentials(struct us_store *store,
  * Opens directory DIRECTORY (absolute; created with mode 0700 if missing) as a
  * target. Refuses one that folds case, and removes the temporary files of runs
  * that were killed. READ_ONLY: does none of that, the directory need not exist yet
- * (US_E_CONFIG from get and list then), and only those two may be called.
+ * (US_E_CONFIG from all then), and puts may not be called.
  */
 int32_t us_store_file_open(const char *directory, int read_only, struct us_store **ret_store,
 			   struct us_error *err);

@@ -12,6 +12,27 @@
 
 #include "../base/bytes.h"
 
+struct us_siphash_key us_path_hash_key(const struct us_siphash_key *key, const char *dir,
+				       size_t dir_len)
+{
+	struct us_siphash_key dir_key = *key;
+	dir_key.k0 ^= us_siphash(key, dir, dir_len);
+	return dir_key;
+}
+
+uint64_t us_path_hash_name(const struct us_siphash_key *dir_key, const char *name, size_t name_len)
+{
+	uint64_t hash = us_siphash(dir_key, name, name_len);
+	return hash ? hash : 1;
+}
+
+uint64_t us_path_hash(const struct us_siphash_key *key, const char *dir, size_t dir_len,
+		      const char *name, size_t name_len)
+{
+	struct us_siphash_key dir_key = us_path_hash_key(key, dir, dir_len);
+	return us_path_hash_name(&dir_key, name, name_len);
+}
+
 uint64_t us_fingerprint(const struct us_siphash_key *key, const struct us_file_stat *db,
 			const struct us_file_stat *wal)
 {

@@ -62,6 +62,14 @@ static inline void us_record_set_unsynced(struct us_record *r, uint32_t since_s,
 	r->fingerprint = (uint64_t)failed_cycles << 32 | since_s;
 }
 
+/* The hash of a path below the prefix; never 0. */
+uint64_t us_path_hash(const struct us_siphash_key *key, const char *dir, size_t dir_len,
+		      const char *name, size_t name_len);
+/* The part of it that a directory has in common: with it, one short hash per name. */
+struct us_siphash_key us_path_hash_key(const struct us_siphash_key *key, const char *dir,
+				       size_t dir_len);
+uint64_t us_path_hash_name(const struct us_siphash_key *dir_key, const char *name, size_t name_len);
+
 /* 64-bit hash of both files' length, mtime, ctime and inode; keyed per state. */
 uint64_t us_fingerprint(const struct us_siphash_key *key, const struct us_file_stat *db,
 			const struct us_file_stat *wal);

@@ -283,7 +283,10 @@ static int32_t place_free(const struct us_output *o, int force, int defer_sync,
 			       ? fail_created(o, err)
 			       : us_fail_errno(err, failed, "cannot create \"%s\"", o->shown);
 	}
-	rc = defer_sync ? 0 : us_output_sync_dir(o, err);
+	if (defer_sync) {
+		return 1;
+	}
+	rc = us_output_sync_dir(o, err);
 	if (rc) {
 		(void)unlinkat(o->dir_fd, o->name, 0); /* as it was; the failure is told anyway */
 	}

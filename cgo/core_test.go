@@ -87,7 +87,7 @@ func querySQL(t *testing.T, path, query string) (value string) {
 
 func mustOpen(t *testing.T, cfg *Config) *UltraSimpleReplicator {
 	t.Helper()
-	r, err := Open(context.Background(), cfg, "v0.5.18+test")
+	r, err := Open(context.Background(), cfg, Options{Version: "v0.5.18+test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestCore_LastCycle(t *testing.T) {
 func TestCore_Locked(t *testing.T) {
 	cfg, _ := newFleet(t, 1)
 	r := mustOpen(t, cfg)
-	if _, err := Open(t.Context(), cfg, "v1"); !errors.Is(err, ErrLocked) {
+	if _, err := Open(t.Context(), cfg, Options{Version: "v1"}); !errors.Is(err, ErrLocked) {
 		t.Fatalf("a second Open: %v", err)
 	}
 	c, err := openCore(cfg, true)
@@ -289,7 +289,7 @@ func TestCore_Errors(t *testing.T) {
 	absent := *cfg
 	absent.DiscoveryPattern = filepath.Join(dir, "absent", "{tenant}.db")
 	absent.StateDir = filepath.Join(filepath.Dir(dir), "state")
-	if r, err := Open(t.Context(), &absent, "v1"); err == nil {
+	if r, err := Open(t.Context(), &absent, Options{Version: "v1"}); err == nil {
 		err = r.Once(t.Context())
 		if !errors.Is(err, ErrNotFound) {
 			t.Errorf("absent prefix: %v", err)
@@ -308,7 +308,7 @@ func TestCore_Errors(t *testing.T) {
 		"checkCore": checkCore(&bad),
 		"Matches":   func() error { _, err := bad.Matches("/a.db"); return err }(),
 		"Prefix":    func() error { _, err := bad.Prefix(); return err }(),
-		"Open":      func() error { _, err := Open(t.Context(), &bad, "v1"); return err }(),
+		"Open":      func() error { _, err := Open(t.Context(), &bad, Options{Version: "v1"}); return err }(),
 	} {
 		var e *Error
 		if !errors.As(err, &e) || e.Code != ErrConfig || e.Message == "" {
@@ -731,13 +731,19 @@ func TestRestore(t *testing.T) {
 func run(t *testing.T, cfg *Config, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
-	load := func(configPath string, expandEnv bool) (*Config, error) {
-		if configPath != "/etc/litestream.yml" && configPath != "/other.yml" {
-			t.Errorf("config path %q", configPath)
-		}
-		return cfg, nil
+	e := &env{
+		load: func(configPath string, expandEnv bool) (*Config, error) {
+			if configPath != "/etc/litestream.yml" && configPath != "/other.yml" {
+				t.Errorf("config path %q", configPath)
+			}
+			return cfg, nil
+		},
+		defaultConfigPath: func() string { return "/etc/litestream.yml" },
+		open:              openFleet,
+		out:               &out,
+		errOut:            io.Discard,
 	}
-	err := runCommand(t.Context(), args, load, func() string { return "/etc/litestream.yml" }, &out)
+	err := e.run(t.Context(), args)
 	return out.String(), err
 }
 

@@ -25,6 +25,7 @@ type fakeEngine struct {
 	fails    []failure
 	events   []event
 	creds    []credentials
+	sweeps   int
 }
 
 func newFakeEngine() *fakeEngine {
@@ -109,6 +110,12 @@ func (f *fakeEngine) setCredentials(c credentials) error {
 }
 
 func (f *fakeEngine) exclude(string) error { return nil }
+
+func (f *fakeEngine) sweep() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sweeps++
+}
 
 func (f *fakeEngine) finish() {
 	f.mu.Lock()

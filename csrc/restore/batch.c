@@ -26,28 +26,30 @@ static int is_first_of_device(const struct us_batch_item *items, size_t index)
 	return 1;
 }
 
-static void fail_device(struct us_batch_item *items, size_t count, uint64_t device, int sys_errno)
+static void fail_device(struct us_batch_item *items, size_t count, uint64_t device, int placed,
+			int sys_errno)
 {
 	for (size_t i = 0; i < count; i++) {
 		struct us_batch_item *item = &items[i];
-		if (item->device != device || item->rc) {
+		if (item->device != device || item->rc || item->is_placed != placed) {
 			continue;
 		}
 		item->rc = us_fail_errno(&item->err, sys_errno,
 					 "cannot make the restored file of \"%s\" durable",
 					 item->output->shown);
-		if (item->is_placed) {
+		if (placed) {
 			/* as it was; the failure is told anyway */
 			(void)unlinkat(item->output->dir_fd, item->output->name, 0);
 		}
 	}
 }
 
-static void sync_devices(struct us_batch_item *items, size_t count)
+/* PLACED: for those that have their names and need it, else for those that wait. */
+static void sync_devices(struct us_batch_item *items, size_t count, int placed)
 {
 	for (size_t i = 0; i < count; i++) {
 		if (is_first_of_device(items, i) && syncfs(items[i].output->temp_fd)) {
-			fail_device(items, count, items[i].device, errno);
+			fail_device(items, count, items[i].device, placed, errno);
 		}
 	}
 }
@@ -72,13 +74,14 @@ void us_batch_commit(struct us_batch_item *items, size_t count, int force, int m
 				   ? us_fail_errno(&item->err, errno, "cannot look at \"%s\"",
 						   item->output->shown)
 				   : 0;
+		item->is_placed = 0;
 		item->device = item->rc ? 0 : st.st_dev;
 		if (!many && !item->rc) {
 			sync_one(item);
 		}
 	}
 	if (many) {
-		sync_devices(items, count);
+		sync_devices(items, count, 0);
 	}
 	for (size_t i = 0; i < count; i++) {
 		struct us_batch_item *item = &items[i];
@@ -86,10 +89,10 @@ void us_batch_commit(struct us_batch_item *items, size_t count, int force, int m
 			continue;
 		}
 		int32_t rc = us_place(item->output, force, many, cancel, &item->err);
-		item->is_placed = rc > 0;
+		item->is_placed = rc == 1;
 		item->rc = rc > 0 ? 0 : rc;
 	}
 	if (many) {
-		sync_devices(items, count);
+		sync_devices(items, count, 1);
 	}
 }

@@ -138,8 +138,8 @@ struct tails {
 
 static void start_tail(struct tails *t, struct tail *tail, const struct us_backup *backup)
 {
-	uint64_t len = backup->object_len < US_TRAILER_LEN_MAX ? backup->object_len
-							       : US_TRAILER_LEN_MAX;
+	uint64_t len =
+		backup->object_len < US_TRAILER_LEN_MAX ? backup->object_len : US_TRAILER_LEN_MAX;
 	us_object_key(t->task->key, backup->time_s, tail->key);
 	tail->get = (struct us_get){ .key = tail->key,
 				     .offset = backup->object_len - len,

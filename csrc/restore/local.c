@@ -94,9 +94,9 @@ static int keep_entry(struct us_local *local, const struct us_walk_batch *batch,
 	size_t path_len = len < (int)sizeof(path) ? (size_t)len : sizeof(path) - 1;
 	int32_t rc = us_template_key(local->tmpl, path, path_len, key, &err);
 	(void)pthread_mutex_lock(&local->mutex);
-	int failed = rc >= 0 ? keep(local, &local->keys, key)
-			     : keep(local, &local->bad, path) ||
-				       keep(local, &local->bad, err.message);
+	int failed =
+		rc >= 0 ? keep(local, &local->keys, key)
+			: keep(local, &local->bad, path) || keep(local, &local->bad, err.message);
 	(void)pthread_mutex_unlock(&local->mutex);
 	return failed;
 }
@@ -193,9 +193,8 @@ const char *us_local_key(const struct us_local *local, size_t index)
 
 int us_local_has(const struct us_local *local, const char *key)
 {
-	return local->keys.count > 0 &&
-	       bsearch(&key, local->keys.items, local->keys.count, sizeof(*local->keys.items),
-		       by_key) != NULL;
+	return local->keys.count > 0 && bsearch(&key, local->keys.items, local->keys.count,
+						sizeof(*local->keys.items), by_key) != NULL;
 }
 
 size_t us_local_bad_count(const struct us_local *local)

@@ -6,7 +6,8 @@
  *	request.c	key, range, prefix -> URL and signed headers (sigv4.c)
  *	transfer.c	curl's options, progress, meaning of its codes
  *	reply.c		answer -> success or error (s3_xml.c)
- *	s3_pool.c	uploads: one thread, many at once
+ *	s3_pool.c	puts and gets: one thread, many at once, each on a slot (s3_slot.c)
+ *	s3_put.c, s3_get.c	what they send, and what the answer means
  *	s3_call.c	get, list, remove: on their caller's thread
  *
  * Locks: none here. signer.lock (request.c), calls_lock (s3_call.c) and the
@@ -89,6 +90,7 @@ static void s3_close(struct us_store *base)
 static const struct us_store_ops s3_ops = {
 	.put_start = us_s3_put_start,
 	.put_wait = us_s3_put_wait,
+	.get_start = us_s3_get_start,
 	.get = us_s3_get,
 	.list = us_s3_list,
 	.remove = us_s3_remove,

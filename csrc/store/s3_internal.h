@@ -7,7 +7,7 @@
 #include "store.h"
 #include "transfer.h"
 
-/* Shared by s3.c (opening), s3_pool.c (uploads) and s3_call.c (blocking calls). */
+/* Shared by s3.c (opening), s3_pool.c (many at once) and s3_call.c (blocking calls). */
 
 struct us_s3_pool; /* s3_pool.c */
 struct us_s3_call; /* s3_call.c */
@@ -46,13 +46,16 @@ int32_t us_s3_list(struct us_store *store, const char *prefix, us_store_list_fn 
 int32_t us_s3_remove(struct us_store *store, const char *key, struct us_error *err);
 void us_s3_calls_free(struct us_s3_store *store);
 
-/* The upload pool (s3_pool.c): the operations of the same names. */
+/* The pool (s3_pool.c): the operations of the same names. */
 int32_t us_s3_pool_open(struct us_s3_store *store, struct us_error *err);
 void us_s3_pool_close(struct us_s3_store *store);
 void us_s3_pool_wake(struct us_s3_store *store);
 void us_s3_put_start(struct us_store *store, struct us_put *put);
 struct us_put *us_s3_put_wait(struct us_store *store, int32_t timeout_ms);
-/* How many puts may be under way now (backing off). For tests. */
+void us_s3_get_start(struct us_store *store, struct us_get *get);
+/* Hands PUT, whose rc and err are set, to put_wait. On the pool's thread. */
+void us_s3_pool_put_ended(struct us_s3_store *store, struct us_put *put);
+/* How many requests may be under way now (backing off). For tests. */
 uint32_t us_s3_pool_limit(struct us_store *store);
 
 #endif

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Uploads: one thread drives one curl multi handle with multi_socket and epoll.
+ * Many requests at once: one thread drives one curl multi handle with multi_socket
+ * and epoll.
  *
- * put_start appends to `waiting` and wakes the thread through an eventfd. The
- * thread moves as many puts as `limit` allows onto slots (easy handles, made at
- * first use and kept), runs curl, and appends what has ended to `ended`, which
- * put_wait takes as a whole.
+ * put_start and get_start append to a queue each and wake the thread through an
+ * eventfd. The thread moves as many jobs as `limit` allows onto slots (s3_slot.c: easy
+ * handles, made at first use and kept), taking turns between the queues so that
+ * neither starves, and runs curl. Puts that have ended are appended to `ended`, which
+ * put_wait takes as a whole; gets go to their owners' queues at once. What a job sends
+ * and what its answer means is its kind's (s3_put.c, s3_get.c).
  *
  * Backing off: `limit` starts at the configured concurrency. An answer 503 or 429
  * halves it, once for all requests that were under way at that moment (each slot
@@ -15,10 +18,10 @@
  * PROBE_SUCCESSES, because every probe too far costs somebody a failed upload.
  *
  * Threads: everything in `struct us_s3_pool` below the line belongs to the pool's
- * thread. `lock` guards the two queues, `asleep` and `stopping`; it is held for
- * list operations only. `asleep` saves the eventfd write while the thread is awake:
+ * thread. `lock` guards the queues, `asleep` and `stopping`; it is held for list
+ * operations only. `asleep` saves the eventfd write while the thread is awake:
  * the thread sets it in the same critical section in which it finds nothing to
- * start, put_start reads it in the one in which it appends, so a wake-up is never
+ * start, they read it in the one in which they append, so a wake-up is never
  * lost. Cancelling and closing always write.
  */
 #include <errno.h>
@@ -31,25 +34,11 @@
 #include "../base/alloc.h"
 #include "../base/clock.h"
 #include "../base/thread.h"
-#include "s3_internal.h"
+#include "s3_slot.h"
 
 #define EVENTS_MAX 64
 #define PROBE_SUCCESSES 256
 #define STALL_LOOK_MS_MAX 1000
-/* Each handle keeps its buffers, and there may be 1,000: curl's least for sending,
- * and what an answer to a PUT needs. */
-#define UPLOAD_BUFFER_LEN (16L << 10)
-#define ANSWER_BUFFER_LEN (4L << 10)
-
-struct slot {
-	struct us_s3_transfer transfer;
-	struct us_s3_pool *pool;
-	struct us_put *put;       /* NULL: idle */
-	struct us_error body_err; /* reading the object failed; code 0: it did not */
-	uint64_t body_off;
-	uint32_t epoch;
-	uint32_t busy_index; /* in pool->busy */
-};
 
 struct us_s3_pool {
 	struct us_s3_store *store;
@@ -58,7 +47,8 @@ struct us_s3_pool {
 	int wake_fd, epoll_fd;
 	pthread_mutex_t lock;
 	pthread_cond_t ended_cond;
-	struct us_put *waiting, **waiting_tail;
+	struct us_put *puts, **puts_tail; /* waiting */
+	struct us_get *gets, **gets_tail; /* waiting */
 	struct us_put *ended, **ended_tail;
 	int asleep, stopping;
 	_Atomic uint32_t limit; /* read by us_s3_pool_limit */
@@ -66,8 +56,9 @@ struct us_s3_pool {
 	CURLM *multi;
 	int64_t curl_deadline_ns; /* INT64_MAX: none */
 	int64_t stall_look_ns;
-	struct slot **idle, **busy; /* concurrency pointers each */
+	struct us_s3_slot **idle, **busy; /* concurrency pointers each */
 	uint32_t idle_count, busy_count;
+	uint32_t turn; /* whose it is to be taken from: see take_waiting */
 	uint32_t epoch, ceiling, success_count;
 	struct us_put *done, **done_tail; /* ended, not published yet */
 };
@@ -81,6 +72,17 @@ static void wake(struct us_s3_pool *pool)
 
 /* ---- the callers' side */
 
+/* Ends a critical section in which a job was appended. */
+static void unlock_and_wake(struct us_s3_pool *pool)
+{
+	int must_wake = pool->asleep;
+	pool->asleep = 0;
+	pthread_mutex_unlock(&pool->lock);
+	if (must_wake) {
+		wake(pool);
+	}
+}
+
 void us_s3_put_start(struct us_store *base, struct us_put *put)
 {
 	struct us_s3_pool *pool = ((struct us_s3_store *)base)->pool;
@@ -88,14 +90,21 @@ void us_s3_put_start(struct us_store *base, struct us_put *put)
 	put->rc = 0;
 	us_error_clear(&put->err);
 	pthread_mutex_lock(&pool->lock);
-	*pool->waiting_tail = put;
-	pool->waiting_tail = &put->next;
-	int must_wake = pool->asleep;
-	pool->asleep = 0;
-	pthread_mutex_unlock(&pool->lock);
-	if (must_wake) {
-		wake(pool);
-	}
+	*pool->puts_tail = put;
+	pool->puts_tail = &put->next;
+	unlock_and_wake(pool);
+}
+
+void us_s3_get_start(struct us_store *base, struct us_get *get)
+{
+	struct us_s3_pool *pool = ((struct us_s3_store *)base)->pool;
+	get->next = NULL;
+	get->rc = 0;
+	us_error_clear(&get->err);
+	pthread_mutex_lock(&pool->lock);
+	*pool->gets_tail = get;
+	pool->gets_tail = &get->next;
+	unlock_and_wake(pool);
 }
 
 struct us_put *us_s3_put_wait(struct us_store *base, int32_t timeout_ms)
@@ -129,56 +138,6 @@ void us_s3_pool_wake(struct us_s3_store *store)
 }
 
 /* ---- curl's callbacks, all on the pool's thread */
-
-static size_t read_body(char *buffer, size_t one, size_t cap, void *user)
-{
-	struct slot *slot = user;
-	struct us_put *put = slot->put;
-	(void)one; /* always 1 */
-	uint64_t left = put->len - slot->body_off;
-	size_t len = left < cap ? (size_t)left : cap;
-	if (len == 0) {
-		return 0;
-	}
-	if (put->data) {
-		memcpy(buffer, put->data + slot->body_off, len);
-	} else {
-		ssize_t got;
-		do {
-			got = pread(put->fd, buffer, len, (off_t)slot->body_off);
-		} while (got < 0 && errno == EINTR);
-		if (got < 0) {
-			(void)us_fail_errno(&slot->body_err, errno, "reading the spooled object");
-			return CURL_READFUNC_ABORT;
-		}
-		if (got == 0) {
-			(void)us_fail(&slot->body_err, US_E_IO,
-				      "the spooled object is shorter than it was");
-			return CURL_READFUNC_ABORT;
-		}
-		len = (size_t)got;
-	}
-	slot->body_off += len;
-	return len;
-}
-
-/* Curl sends once more when a reused connection turns out to be dead. */
-static int seek_body(void *user, curl_off_t offset, int origin)
-{
-	struct slot *slot = user;
-	if (origin != SEEK_SET || offset < 0 || (uint64_t)offset > slot->put->len) {
-		return CURL_SEEKFUNC_FAIL;
-	}
-	slot->body_off = (uint64_t)offset;
-	return CURL_SEEKFUNC_OK;
-}
-
-static size_t write_answer(char *data, size_t one, size_t data_len, void *user)
-{
-	struct slot *slot = user;
-	(void)one; /* always 1 */
-	return us_s3_reply_add_body(&slot->transfer.reply, data, data_len) ? 0 : data_len;
-}
 
 static int on_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *known)
 {
@@ -215,97 +174,52 @@ static int on_timer(CURLM *multi, long timeout_ms, void *user)
 
 /* ---- slots */
 
-static void slot_free(struct slot *slot)
+void us_s3_pool_put_ended(struct us_s3_store *store, struct us_put *put)
 {
-	if (slot) {
-		us_s3_transfer_done(&slot->transfer);
-		us_free(slot);
-	}
-}
-
-static struct slot *slot_new(struct us_s3_pool *pool, struct us_error *err)
-{
-	struct slot *slot = us_alloc_zero(sizeof(*slot));
-	if (!slot || us_s3_transfer_init(&slot->transfer, &pool->store->endpoint,
-					 &pool->store->timing, err)) {
-		slot_free(slot);
-		(void)us_fail_nomem(err);
-		return NULL;
-	}
-	slot->pool = pool;
-	return slot;
-}
-
-static CURLcode set_upload(struct slot *slot)
-{
-	CURL *easy = slot->transfer.easy;
-	CURLcode rc = CURLE_OK;
-#define SET(option, value) rc = rc ? rc : curl_easy_setopt(easy, option, value)
-	SET(CURLOPT_UPLOAD, 1L);
-	SET(CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER_LEN);
-	SET(CURLOPT_BUFFERSIZE, ANSWER_BUFFER_LEN);
-	SET(CURLOPT_INFILESIZE_LARGE, (curl_off_t)slot->put->len);
-	SET(CURLOPT_READFUNCTION, read_body);
-	SET(CURLOPT_READDATA, slot);
-	SET(CURLOPT_SEEKFUNCTION, seek_body);
-	SET(CURLOPT_SEEKDATA, slot);
-	SET(CURLOPT_WRITEFUNCTION, write_answer);
-	SET(CURLOPT_WRITEDATA, slot);
-	SET(CURLOPT_PRIVATE, slot);
-#undef SET
-	return rc;
-}
-
-/* Appends PUT, whose rc and err are set, to what the loop will publish. */
-static void finish_put(struct us_s3_pool *pool, struct us_put *put)
-{
+	struct us_s3_pool *pool = store->pool;
 	put->next = NULL;
 	*pool->done_tail = put;
 	pool->done_tail = &put->next;
 }
 
-static void slot_begin(struct us_s3_pool *pool, struct slot *slot, struct us_put *put)
+static void end_job(struct us_s3_pool *pool, const struct us_s3_job *job, int32_t rc,
+		    const struct us_error *err)
 {
-	struct us_s3_store *store = pool->store;
-	slot->put = put;
-	slot->body_off = 0;
-	us_error_clear(&slot->body_err);
+	job->kind->end(pool->store, job, rc, err);
+}
+
+static void slot_begin(struct us_s3_pool *pool, struct us_s3_slot *slot,
+		       const struct us_s3_job *job)
+{
 	slot->epoch = pool->epoch;
-	int32_t rc = us_s3_request_put(&slot->transfer.request, &store->endpoint, &store->signer,
-				       put, &put->err);
-	rc = rc ? rc : us_s3_transfer_begin(&slot->transfer, &put->err);
-	if (!rc && (set_upload(slot) || curl_multi_add_handle(pool->multi, slot->transfer.easy))) {
-		rc = us_fail_nomem(&put->err);
+	int32_t rc = us_s3_slot_begin(slot, job);
+	if (!rc && curl_multi_add_handle(pool->multi, slot->transfer.easy)) {
+		rc = us_fail_nomem(&slot->err);
 	}
 	if (rc) {
-		put->rc = rc;
-		slot->put = NULL;
 		pool->idle[pool->idle_count++] = slot;
-		finish_put(pool, put);
+		end_job(pool, job, rc, &slot->err);
 		return;
 	}
 	slot->busy_index = pool->busy_count;
 	pool->busy[pool->busy_count++] = slot;
 }
 
-/* Takes SLOT off curl and hands its put on. RC and the put's err are final. */
-static void slot_end(struct us_s3_pool *pool, struct slot *slot, int32_t rc)
+/* Takes SLOT off curl and ends its job. RC and slot->err are final. */
+static void slot_end(struct us_s3_pool *pool, struct us_s3_slot *slot, int32_t rc)
 {
-	struct us_put *put = slot->put;
-	us_s3_count(&pool->store->put, &slot->transfer, rc ? 0 : put->len);
+	us_s3_count(slot->counts, &slot->transfer, rc ? 0 : slot->payload_len);
 	(void)curl_multi_remove_handle(pool->multi, slot->transfer.easy); /* it is in there */
-	struct slot *last = pool->busy[--pool->busy_count];
+	struct us_s3_slot *last = pool->busy[--pool->busy_count];
 	pool->busy[slot->busy_index] = last;
 	last->busy_index = slot->busy_index;
 	pool->idle[pool->idle_count++] = slot;
-	slot->put = NULL;
-	put->rc = rc;
-	finish_put(pool, put);
+	end_job(pool, &slot->job, rc, &slot->err);
 }
 
 /* ---- the concurrency limit */
 
-static void back_off(struct us_s3_pool *pool, const struct slot *slot)
+static void back_off(struct us_s3_pool *pool, const struct us_s3_slot *slot)
 {
 	if (slot->epoch != pool->epoch) {
 		return;
@@ -335,42 +249,12 @@ static void note_success(struct us_s3_pool *pool)
 
 /* ---- what has ended */
 
-static int32_t result_of(struct us_s3_pool *pool, struct slot *slot, CURLcode result)
-{
-	const struct us_s3_endpoint *endpoint = &pool->store->endpoint;
-	struct us_s3_transfer *transfer = &slot->transfer;
-	struct us_put *put = slot->put;
-	if (slot->body_err.code) {
-		put->err = slot->body_err;
-		return put->err.code;
-	}
-	/* an answer counts even where the connection broke behind it, unless it is good news */
-	int answered = transfer->reply.status >= 300;
-	if (result != CURLE_OK && !(answered && result != CURLE_OUT_OF_MEMORY)) {
-		return us_s3_transfer_fail(transfer, result, &put->err);
-	}
-	int32_t rc =
-		us_s3_reply_check_put(&transfer->reply, endpoint, &transfer->request, &put->err);
-	curl_off_t sent = 0;
-	(void)curl_easy_getinfo(transfer->easy, CURLINFO_SIZE_UPLOAD_T, &sent); /* else 0 */
-	if (!rc && (slot->body_off != put->len || (uint64_t)sent < put->len)) {
-		rc = us_fail(
-			&put->err, US_E_HTTP,
-			"PUT \"%s/%.600s\": 200 before the object was sent (%llu of %llu bytes)",
-			endpoint->bucket, put->key, (unsigned long long)sent,
-			(unsigned long long)put->len);
-	}
-	return rc;
-}
-
 /* Puts SLOT back on curl if that is worth while. */
-static int resend(struct us_s3_pool *pool, struct slot *slot, CURLcode result)
+static int resend(struct us_s3_pool *pool, struct us_s3_slot *slot, CURLcode result)
 {
-	if (slot->body_err.code || !us_s3_transfer_resend(&slot->transfer, result)) {
+	if (!us_s3_slot_resend(slot, result)) {
 		return 0;
 	}
-	us_s3_count(&pool->store->put, &slot->transfer, 0);
-	slot->body_off = 0;
 	(void)curl_multi_remove_handle(pool->multi, slot->transfer.easy); /* it is in there */
 	return curl_multi_add_handle(pool->multi, slot->transfer.easy) == CURLM_OK;
 }
@@ -382,13 +266,13 @@ static void collect(struct us_s3_pool *pool)
 		if (msg->msg != CURLMSG_DONE) {
 			continue;
 		}
-		struct slot *slot = NULL;
+		struct us_s3_slot *slot = NULL;
 		CURLcode result = msg->data.result; /* MSG goes with the handle's removal */
 		(void)curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, &slot); /* was set */
 		if (resend(pool, slot, result)) {
 			continue;
 		}
-		int32_t rc = result_of(pool, slot, result);
+		int32_t rc = us_s3_slot_result(slot, result);
 		if (rc == 0) {
 			note_success(pool);
 		} else if (us_s3_reply_is_throttle(&slot->transfer.reply)) {
@@ -407,55 +291,77 @@ static int64_t stall_look_interval_ns(const struct us_s3_pool *pool)
 static void end_stalled(struct us_s3_pool *pool, int64_t now_ns)
 {
 	for (uint32_t i = pool->busy_count; i-- > 0;) { /* ending one moves the last here */
-		struct slot *slot = pool->busy[i];
+		struct us_s3_slot *slot = pool->busy[i];
 		if (us_s3_transfer_is_stalled(&slot->transfer, now_ns)) {
 			slot_end(pool, slot,
-				 us_s3_transfer_fail_stalled(&slot->transfer, &slot->put->err));
+				 us_s3_transfer_fail_stalled(&slot->transfer, &slot->err));
 		}
 	}
 }
 
-static struct us_put *take_waiting(struct us_s3_pool *pool)
+static int take_put(struct us_s3_pool *pool, struct us_s3_job *ret_job)
+{
+	struct us_put *put = pool->puts;
+	if (!put) {
+		return 0;
+	}
+	pool->puts = put->next;
+	pool->puts_tail = pool->puts ? pool->puts_tail : &pool->puts;
+	*ret_job = (struct us_s3_job){ .kind = &us_s3_kind_put, .item = put };
+	return 1;
+}
+
+static int take_get(struct us_s3_pool *pool, struct us_s3_job *ret_job)
+{
+	struct us_get *get = pool->gets;
+	if (!get) {
+		return 0;
+	}
+	pool->gets = get->next;
+	pool->gets_tail = pool->gets ? pool->gets_tail : &pool->gets;
+	*ret_job = (struct us_s3_job){ .kind = &us_s3_kind_get, .item = get };
+	return 1;
+}
+
+/* Takes the next job from the queue whose turn it is, or else from another. */
+static int take_waiting(struct us_s3_pool *pool, struct us_s3_job *ret_job)
 {
 	pthread_mutex_lock(&pool->lock);
-	struct us_put *put = pool->waiting;
-	if (put) {
-		pool->waiting = put->next;
-		if (!pool->waiting) {
-			pool->waiting_tail = &pool->waiting;
-		}
-	}
+	int gets_first = pool->turn++ % 2 == 1;
+	int taken = gets_first ? take_get(pool, ret_job) || take_put(pool, ret_job)
+			       : take_put(pool, ret_job) || take_get(pool, ret_job);
 	pthread_mutex_unlock(&pool->lock);
-	return put;
+	return taken;
 }
 
 static void cancel_all(struct us_s3_pool *pool)
 {
+	struct us_error err = US_ERROR_INIT;
+	struct us_s3_job job;
+	(void)us_fail(&err, US_E_CANCELED, "canceled");
 	while (pool->busy_count > 0) {
-		struct slot *slot = pool->busy[pool->busy_count - 1];
-		slot_end(pool, slot, us_fail(&slot->put->err, US_E_CANCELED, "canceled"));
+		struct us_s3_slot *slot = pool->busy[pool->busy_count - 1];
+		slot->err = err;
+		slot_end(pool, slot, US_E_CANCELED);
 	}
-	for (struct us_put *put; (put = take_waiting(pool)) != NULL;) {
-		put->rc = us_fail(&put->err, US_E_CANCELED, "canceled");
-		finish_put(pool, put);
+	while (take_waiting(pool, &job)) {
+		end_job(pool, &job, US_E_CANCELED, &err);
 	}
 }
 
 static void begin_waiting(struct us_s3_pool *pool)
 {
-	while (pool->busy_count < atomic_load_explicit(&pool->limit, memory_order_relaxed)) {
-		struct us_put *put = take_waiting(pool);
-		if (!put) {
-			return;
+	struct us_s3_job job;
+	while (pool->busy_count < atomic_load_explicit(&pool->limit, memory_order_relaxed) &&
+	       take_waiting(pool, &job)) {
+		struct us_error err = US_ERROR_INIT;
+		struct us_s3_slot *slot = pool->idle_count > 0 ? pool->idle[--pool->idle_count]
+							       : us_s3_slot_new(pool->store, &err);
+		if (slot) {
+			slot_begin(pool, slot, &job);
+		} else {
+			end_job(pool, &job, US_E_NOMEM, &err);
 		}
-		struct slot *slot = pool->idle_count > 0 ? pool->idle[--pool->idle_count]
-							 : slot_new(pool, &put->err);
-		if (!slot) {
-			put->rc = put->err.code;
-			finish_put(pool, put);
-			continue;
-		}
-		slot_begin(pool, slot, put);
 	}
 }
 
@@ -490,12 +396,12 @@ static int wait_ms(struct us_s3_pool *pool)
 }
 
 /* Whether the thread may sleep: there is nothing it could start. From here on
- * put_start wakes it. */
+ * put_start and get_start wake it. */
 static int may_sleep(struct us_s3_pool *pool)
 {
 	uint32_t limit = atomic_load_explicit(&pool->limit, memory_order_relaxed);
 	pthread_mutex_lock(&pool->lock);
-	int may = !pool->waiting || pool->busy_count >= limit;
+	int may = (!pool->puts && !pool->gets) || pool->busy_count >= limit;
 	pool->asleep = may;
 	pthread_mutex_unlock(&pool->lock);
 	return may;
@@ -595,7 +501,8 @@ static int32_t open_descriptors(struct us_s3_pool *pool, struct us_error *err)
 static int32_t open_pool(struct us_s3_pool *pool, struct us_error *err)
 {
 	uint32_t concurrency = pool->store->concurrency;
-	pool->waiting_tail = &pool->waiting;
+	pool->puts_tail = &pool->puts;
+	pool->gets_tail = &pool->gets;
 	pool->ended_tail = &pool->ended;
 	pool->done_tail = &pool->done;
 	pool->curl_deadline_ns = INT64_MAX;
@@ -645,7 +552,7 @@ void us_s3_pool_close(struct us_s3_store *store)
 		(void)pthread_join(pool->thread, NULL); /* ours, joined once */
 	}
 	for (uint32_t i = 0; i < pool->idle_count; i++) {
-		slot_free(pool->idle[i]);
+		us_s3_slot_free(pool->idle[i]);
 	}
 	(void)curl_multi_cleanup(pool->multi); /* accepts NULL */
 	if (pool->wake_fd >= 0) {

@@ -165,6 +165,66 @@ static void test_put_get_list_remove(void **state)
 	store->ops->close(store);
 }
 
+/* Reads OFFSET..LEN of an object that was listed with OBJECT_LEN bytes. */
+static int32_t get_part(struct us_store *store, const char *key, uint64_t offset, uint64_t len,
+			uint64_t object_len, const char *want)
+{
+	struct us_get_queue queue;
+	struct text text = { .len = 0 };
+	struct us_get get = { .key = key,
+			      .offset = offset,
+			      .len = len,
+			      .object_len = object_len,
+			      .data = (uint8_t *)text.bytes,
+			      .queue = &queue,
+			      .rc = 1 };
+	assert_int_equal(us_get_queue_init(&queue, NULL), 0);
+	store->ops->get_start(store, &get);
+	assert_ptr_equal(us_get_queue_wait(&queue, 1000), &get);
+	us_get_queue_done(&queue);
+	assert_int_equal(get.rc, get.err.code);
+	if (want) {
+		assert_string_equal(text.bytes, want);
+	}
+	return get.rc;
+}
+
+static void test_get_parts(void **state)
+{
+	(void)state;
+	char path[SCRATCH_LEN + 64];
+	struct us_store *store = open_store(0);
+	put_one(store, "d/o", "0123456789", 0);
+	assert_int_equal(get_part(store, "d/o", 0, 10, 10, "0123456789"), 0);
+	assert_int_equal(get_part(store, "d/o", 3, 4, 10, "3456"), 0);
+	assert_int_equal(get_part(store, "d/o", 9, 1, 10, "9"), 0);
+	/* Another length than listed, though the part would be there. */
+	assert_int_equal(get_part(store, "d/o", 0, 9, 9, ""), US_E_BUSY);
+	assert_int_equal(get_part(store, "d/o", 0, 11, 11, ""), US_E_BUSY);
+	assert_int_equal(get_part(store, "d/o", 3, 4, 11, ""), US_E_BUSY);
+	assert_int_equal(get_part(store, "d/o", 0, 0, 10, ""), US_E_ARG);
+	assert_int_equal(get_part(store, "d/o", 5, 6, 10, ""), US_E_ARG);
+	assert_int_equal(get_part(store, "d/none", 0, 1, 1, ""), US_E_NOTFOUND);
+	assert_int_equal(get_part(store, "d", 0, 1, 1, ""), US_E_NOTFOUND);
+	(void)snprintf(path, sizeof(path), "%s/d/link", root);
+	assert_int_equal(symlink("o", path), 0);
+	assert_int_equal(get_part(store, "d/link", 0, 10, 10, ""), US_E_NOTFOUND);
+	(void)snprintf(path, sizeof(path), "%s/up", root);
+	assert_int_equal(symlink("d", path), 0);
+	assert_int_equal(get_part(store, "up/o", 0, 10, 10, ""), US_E_NOTFOUND);
+	struct us_store_counts counts;
+	store->ops->counts(store, &counts);
+	assert_int_equal(counts.get, 12);
+	assert_int_equal(counts.get_bytes, 10 + 4 + 1);
+	assert_true(counts.get_ns > 0);
+	store->ops->cancel(store);
+	assert_int_equal(get_part(store, "d/o", 0, 10, 10, ""), US_E_CANCELED);
+	store->ops->close(store);
+	store = open_store(1);
+	assert_int_equal(get_part(store, "d/o", 3, 4, 10, "3456"), 0);
+	store->ops->close(store);
+}
+
 static void test_batches(void **state)
 {
 	(void)state;
@@ -331,7 +391,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_put_get_list_remove), TEST(test_batches),   TEST(test_one_failure_is_its_own),
 		TEST(test_from_spool_file),	TEST(test_leftovers), TEST(test_read_only_and_cancel),
-		TEST(test_directory_replaced),
+		TEST(test_directory_replaced), TEST(test_get_parts),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

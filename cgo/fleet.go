@@ -158,8 +158,24 @@ func withHosts(cfg *Config, f hostLister, err error) error {
 	case slices.Contains(names, cfg.Hostname):
 		return fmt.Errorf("%w (of host %q; hosts present: %s)", err, cfg.Hostname, strings.Join(names, ", "))
 	}
+	return errHost(cfg, names)
+}
+
+// hostFault is an error if only other hosts than ours have backups.
+func hostFault(cfg *Config, f hostLister) error {
+	if cfg.Hostname == "" {
+		return nil
+	}
+	names, err := f.hosts()
+	if err != nil || len(names) == 0 || slices.Contains(names, cfg.Hostname) {
+		return nil
+	}
+	return errHost(cfg, names)
+}
+
+func errHost(cfg *Config, present []string) error {
 	return &Error{Code: ErrNotFound, Message: fmt.Sprintf("no backups of host %q in the target; hosts present: %s (-host NAME)",
-		cfg.Hostname, strings.Join(names, ", "))}
+		cfg.Hostname, strings.Join(present, ", "))}
 }
 
 func pathTemplate(cfg *Config) string {
@@ -174,7 +190,7 @@ func requestCost(cfg *Config, calls apiCalls) float64 {
 	if cfg.S3 == nil {
 		return 0
 	}
-	return calls.usd()
+	return math.Round(calls.usd()*1e9) / 1e9
 }
 
 // costText is "" for a directory.
@@ -182,7 +198,12 @@ func costText(cfg *Config, calls apiCalls) string {
 	if cfg.S3 == nil {
 		return ""
 	}
-	return fmt.Sprintf("; %d GET, %d LIST = $%.4f", calls.get, calls.list, calls.usd())
+	cost := requestCost(cfg, calls)
+	decimals := 2
+	if cost < 0.01 {
+		decimals = 6
+	}
+	return fmt.Sprintf("; %d GET, %d LIST = $%.*f", calls.get, calls.list, decimals, cost)
 }
 
 // elapsedSeconds are rounded to milliseconds.

@@ -95,6 +95,11 @@ func runList(ctx context.Context, req *request, match string) error {
 	if s.Databases == 0 {
 		return noBackups(req.cfg, f, opt)
 	}
+	if p.ours == 0 {
+		if err := hostFault(req.cfg, f); err != nil {
+			return err
+		}
+	}
 	var faults []string
 	if failed > 0 {
 		faults = append(faults, fmt.Sprintf("%d of %d databases could not be looked at", failed, s.Databases))

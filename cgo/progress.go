@@ -28,7 +28,7 @@ type meter struct {
 	bar   *progressbar.ProgressBar // nil: lines
 	known bool                     // the bar has its length
 	start time.Time
-	last  time.Time // when a line was printed
+	last  time.Time // when something was shown
 }
 
 func newMeter(out io.Writer, text func(p progress, elapsed time.Duration) string) *meter {
@@ -47,7 +47,6 @@ func newBar(out io.Writer) *progressbar.ProgressBar {
 		progressbar.OptionSetElapsedTime(false),
 		progressbar.OptionSetPredictTime(false),
 		progressbar.OptionSetSpinnerChangeInterval(0), // no goroutine of its own
-		progressbar.OptionThrottle(progressBarInterval),
 		progressbar.OptionUseANSICodes(true),
 		progressbar.OptionClearOnFinish(),
 		progressbar.OptionFullWidth())
@@ -58,21 +57,28 @@ func (m *meter) update(p progress) {
 	if m == nil {
 		return
 	}
-	if m.bar == nil {
-		if time.Since(m.last) >= progressInterval {
-			m.last = time.Now()
-			fmt.Fprintln(m.out, m.text(p, time.Since(m.start)))
-		}
+	interval := progressInterval
+	if m.bar != nil {
+		interval = progressBarInterval
+	}
+	if time.Since(m.last) < interval {
 		return
 	}
-	if p.listed && p.total > 0 {
-		if !m.known {
-			m.known = true
-			m.bar.ChangeMax64(int64(p.total))
-		}
-		_ = m.bar.Set64(int64(min(p.done, p.total)))
+	m.last = time.Now()
+	text := m.text(p, time.Since(m.start))
+	if m.bar == nil {
+		fmt.Fprintln(m.out, text)
+		return
 	}
-	m.bar.Describe(m.text(p, time.Since(m.start)))
+	m.bar.Describe(text)
+	if !p.listed || p.total == 0 {
+		return
+	}
+	if !m.known {
+		m.known = true
+		m.bar.ChangeMax64(int64(p.total))
+	}
+	_ = m.bar.Set64(int64(min(p.done, p.total)))
 }
 
 // clear makes room for a line of text.

@@ -200,7 +200,7 @@ func (c *fleetPurge) fault(cfg *Config, f fleet, s purgeSummary, failed uint64) 
 	case !c.confirm.given:
 		return errors.New("nothing deleted")
 	case !s.Confirmed:
-		return fmt.Errorf("nothing deleted: -confirm is %d, and there are %s of %s", c.confirm.count,
+		return fmt.Errorf("nothing deleted: -confirm %d was given, and it would be %s of %s", c.confirm.count,
 			plural(s.Backups, "backup", "backups"), plural(s.Databases, "database", "databases"))
 	case failed > 0:
 		return fmt.Errorf("%d of %d databases could not be purged", failed, s.Databases)

@@ -833,7 +833,11 @@ US_API int32_t us_restore(struct us *us, const struct us_restore_options *option
 			       "restore: path is missing, or a field is out of range");
 	}
 	struct us_restore_result result = { .struct_size = sizeof(result) };
-	rc = us_restore_one(us->store, us->tmpl, &o, &us->canceled, &result, err);
+	const struct us_restore_env env = { .store = us->store,
+					    .tmpl = us->tmpl,
+					    .memory_len = us->memory_limit / 4,
+					    .cancel = &us->canceled };
+	rc = us_restore_one(&env, &o, &result, NULL, err);
 	if (rc || !ret_result) {
 		return rc;
 	}

@@ -84,6 +84,8 @@ struct us_decoder;
 int32_t us_decoder_new(us_decode_fn *fn, void *arg, uint64_t image_len_max,
 		       struct us_decoder **ret_decoder, struct us_error *err);
 void us_decoder_free(struct us_decoder *decoder);
+/* Begins another object, whatever became of the one before. */
+void us_decoder_reset(struct us_decoder *decoder, void *arg, uint64_t image_len_max);
 int32_t us_decoder_write(struct us_decoder *decoder, const uint8_t *data, size_t data_len,
 			 struct us_error *err);
 /* Checks what is left: frame complete and its checksum right, trailer present,

@@ -42,18 +42,27 @@ int32_t us_decoder_new(us_decode_fn *fn, void *arg, uint64_t image_len_max,
 		return us_fail_nomem(err);
 	}
 	d->fn = fn;
-	d->arg = arg;
-	d->image_len_max = image_len_max;
 	d->out = us_alloc(OUT_LEN);
 	d->tail = us_alloc(US_TRAILER_LEN_MAX);
 	d->sha = EVP_MD_CTX_new();
-	if (!d->out || !d->tail || !d->sha || !EVP_DigestInit_ex(d->sha, EVP_sha256(), NULL) ||
+	if (!d->out || !d->tail || !d->sha ||
 	    LZ4F_isError(LZ4F_createDecompressionContext(&d->lz4, LZ4F_VERSION))) {
 		us_decoder_free(d);
 		return us_fail_nomem(err);
 	}
+	us_decoder_reset(d, arg, image_len_max);
 	*ret_decoder = d;
 	return 0;
+}
+
+void us_decoder_reset(struct us_decoder *d, void *arg, uint64_t image_len_max)
+{
+	LZ4F_resetDecompressionContext(d->lz4);
+	d->arg = arg;
+	d->image_len_max = image_len_max;
+	d->stage = STAGE_HEADER;
+	d->header_len = d->tail_len = 0;
+	d->content_len = d->decoded_len = 0;
 }
 
 void us_decoder_free(struct us_decoder *d)
@@ -140,7 +149,8 @@ static int32_t start_frame(struct us_decoder *d, struct us_error *err)
 	}
 	d->content_len = info.contentSize;
 	d->stage = STAGE_FRAME;
-	if (!EVP_DigestUpdate(d->sha, d->header, len)) {
+	if (!EVP_DigestInit_ex(d->sha, EVP_sha256(), NULL) ||
+	    !EVP_DigestUpdate(d->sha, d->header, len)) {
 		return us_fail(err, US_E_IO, "SHA-256 failed");
 	}
 	size_t used;

@@ -21,21 +21,14 @@
 #include "../base/clock.h"
 #include "../base/escape.h"
 
-#define OBJECT_SUFFIX ".db.lz4"
 #define OBJECT_COUNT_MAX (4u << 20) /* one every second for 48 days */
 #define OBJECT_COUNT_FIRST 256u
-
-struct found {
-	uint64_t object_len;
-	uint32_t time_s;
-	uint32_t reserved;
-};
 
 struct listing {
 	size_t prefix_len; /* of "<key prefix>/" */
 	int all;           /* 0: only the newest is kept */
 	const _Atomic uint32_t *cancel;
-	struct found *found;
+	struct us_backup *found;
 	size_t count, cap;
 };
 
@@ -66,7 +59,7 @@ static int32_t make_room(struct listing *l)
 	if (cap > OBJECT_COUNT_MAX) {
 		return US_E_UNSUPPORTED;
 	}
-	struct found *found = us_realloc(l->found, cap * sizeof(*found));
+	struct us_backup *found = us_realloc(l->found, cap * sizeof(*found));
 	if (!found) {
 		return US_E_NOMEM;
 	}
@@ -78,16 +71,16 @@ static int32_t make_room(struct listing *l)
 static int32_t take_listed(void *arg, const char *key, size_t key_len, uint64_t object_len)
 {
 	struct listing *l = arg;
-	struct found found = { .object_len = object_len };
+	struct us_backup found = { .object_len = object_len };
 	if (us_check_cancel(l->cancel, NULL)) {
 		return US_E_CANCELED;
 	}
-	if (key_len != l->prefix_len + US_TIME_NAME_LEN + strlen(OBJECT_SUFFIX)) {
+	if (key_len != l->prefix_len + US_TIME_NAME_LEN + strlen(US_OBJECT_SUFFIX)) {
 		return 0;
 	}
 	const char *name = key + l->prefix_len;
 	if (us_time_name_parse(name, US_TIME_NAME_LEN, &found.time_s) ||
-	    strcmp(name + US_TIME_NAME_LEN, OBJECT_SUFFIX) != 0) {
+	    strcmp(name + US_TIME_NAME_LEN, US_OBJECT_SUFFIX) != 0) {
 		return 0;
 	}
 	if (!l->all && l->count == 1) {
@@ -105,7 +98,7 @@ static int32_t take_listed(void *arg, const char *key, size_t key_len, uint64_t 
 
 static int by_time(const void *a, const void *b)
 {
-	const struct found *x = a, *y = b;
+	const struct us_backup *x = a, *y = b;
 	return x->time_s < y->time_s ? -1 : x->time_s > y->time_s;
 }
 
@@ -136,15 +129,25 @@ static int32_t list_objects(const struct us_origin *o, struct listing *l, struct
 	return rc;
 }
 
-static void make_choice(const struct us_origin *o, const struct found *found, struct us_choice *ret)
+int32_t us_choose_list(const struct us_origin *o, struct us_backup **ret_backups, size_t *ret_count,
+		       struct us_error *err)
 {
-	char time[US_TIME_NAME_LEN + 1];
-	us_time_name_format(found->time_s, time);
+	struct listing listing = { .all = 1, .cancel = o->cancel };
+	int32_t rc = list_objects(o, &listing, err);
+	if (rc) {
+		us_free(listing.found);
+		return rc;
+	}
+	*ret_backups = listing.found;
+	*ret_count = listing.count;
+	return 0;
+}
+
+void us_choose_make(const struct us_origin *o, const struct us_backup *found, struct us_choice *ret)
+{
 	ret->time_s = found->time_s;
 	ret->object_len = found->object_len;
-	/* Fits: list_objects made a prefix of the same length, from a template that
-	 * leaves room for the name. */
-	(void)snprintf(ret->key, sizeof(ret->key), "%s/%s" OBJECT_SUFFIX, o->key_prefix, time);
+	us_object_key(o->key_prefix, found->time_s, ret->key);
 }
 
 /* ----------------------------------------------------------------- trailers */
@@ -228,7 +231,7 @@ static int32_t search(const struct us_origin *o, const struct listing *l, int64_
 	size_t low = 0, high = l->count; /* below LOW: not after it; from HIGH on: after it */
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
-		make_choice(o, &l->found[middle], ret);
+		us_choose_make(o, &l->found[middle], ret);
 		rc = us_choose_trailer(o, ret->key, trailer, NULL, err);
 		if (rc == US_E_OBJECT) {
 			/* Damaged: its name shows the way. If it is the one chosen, the restore
@@ -253,7 +256,7 @@ static int32_t search(const struct us_origin *o, const struct listing *l, int64_
 	if (low == 0) {
 		return fail_none(o, timestamp_ns, earliest_ns, err);
 	}
-	make_choice(o, &l->found[low - 1], ret);
+	us_choose_make(o, &l->found[low - 1], ret);
 	return 0;
 }
 
@@ -271,7 +274,7 @@ int32_t us_choose(const struct us_origin *o, int64_t timestamp_ns, struct us_cho
 		rc = us_fail(err, US_E_NOTFOUND, "no backup of \"%s\" in the target",
 			     us_escape_show(o->escaped_path, strlen(o->escaped_path), shown));
 	} else if (timestamp_ns == 0) {
-		make_choice(o, &listing.found[0], &choice);
+		us_choose_make(o, &listing.found[0], &choice);
 	} else {
 		rc = search(o, &listing, timestamp_ns, &choice, err);
 	}

@@ -5,12 +5,14 @@
 #include "../discover/template.h"
 #include "../encode/encode.h"
 #include "../store/store.h"
+#include "catalog.h"
 
 /* Which database's objects, and where they are. Everything is borrowed. */
 struct us_origin {
 	struct us_store *store;
 	const char *key_prefix;         /* of the objects, without a trailing slash */
 	const char *escaped_path;       /* what their trailers must say */
+	uint64_t part_len; /* of large downloads, us_fetch_part_len */
 	const _Atomic uint32_t *cancel; /* may be NULL */
 };
 
@@ -33,6 +35,14 @@ int32_t us_check_cancel(const _Atomic uint32_t *cancel, struct us_error *err);
  */
 int32_t us_choose(const struct us_origin *origin, int64_t timestamp_ns,
 		  struct us_choice *ret_choice, struct us_error *err);
+
+/* Lists the objects of ORIGIN, oldest first; RET_BACKUPS is freed with us_free. */
+int32_t us_choose_list(const struct us_origin *origin, struct us_backup **ret_backups,
+		       size_t *ret_count, struct us_error *err);
+
+/* The choice of BACKUP. */
+void us_choose_make(const struct us_origin *origin, const struct us_backup *backup,
+		    struct us_choice *ret_choice);
 
 /* Reads the trailer of object KEY, checked with us_choose_check. RET_OBJECT_LEN
  * (may be NULL): bytes of the object. */

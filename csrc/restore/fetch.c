@@ -6,6 +6,10 @@
  * bounded by LZ4's ratio (at most 255 bytes out of one), so a frame that promises
  * a terabyte is refused at its header.
  *
+ * A large object comes in parts, PARTS_MAX at a time, through the store's pool:
+ * memory is PARTS_MAX parts whatever its size. A part that fails for the
+ * network's sake is asked for again, up to PART_TRIES_MAX times.
+ *
  * Fields of the SQLite header (fileformat2.html, 1.3) that are compared:
  *
  *	 0  16	"SQLite format 3\0"
@@ -27,15 +31,23 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../base/alloc.h"
 #include "../base/bytes.h"
+#include "../base/clock.h"
 #include "../base/escape.h"
 
 #define LZ4_RATIO_MAX 256
 #define IMAGE_LEN_SPARE 65536
 #define HEADER_LEN 100
+#define PARTS_MAX 4
+#define PART_LEN_LEAST (UINT64_C(256) << 10)
+#define PART_LEN_MOST (UINT64_C(8) << 20)
+#define PART_WAIT_MS 1000
+#define PART_TRIES_MAX 5
+#define PART_PAUSE_NS (250 * US_NS_PER_MS)
 #define PROGRESS_STEPS 100000 /* of SQLite's machine between two looks at cancel */
 
-struct fetch {
+struct us_fetch {
 	const _Atomic uint32_t *cancel;
 	struct us_decoder *decoder;
 	const char *shown;
@@ -46,7 +58,7 @@ struct fetch {
 
 static const uint8_t magic[16] = "SQLite format 3";
 
-static int32_t write_all(struct fetch *f, const uint8_t *data, size_t data_len,
+static int32_t write_all(struct us_fetch *f, const uint8_t *data, size_t data_len,
 			 struct us_error *err)
 {
 	while (data_len > 0) {
@@ -66,7 +78,7 @@ static int32_t write_all(struct fetch *f, const uint8_t *data, size_t data_len,
 
 static int32_t take_image(void *arg, const uint8_t *data, size_t data_len, struct us_error *err)
 {
-	struct fetch *f = arg;
+	struct us_fetch *f = arg;
 	int32_t rc = us_check_cancel(f->cancel, err);
 	if (rc) {
 		return rc;
@@ -84,13 +96,7 @@ static int32_t take_image(void *arg, const uint8_t *data, size_t data_len, struc
 	return write_all(f, data, data_len, err);
 }
 
-static int32_t take_object(void *arg, const uint8_t *data, size_t data_len, struct us_error *err)
-{
-	struct fetch *f = arg;
-	return us_decoder_write(f->decoder, data, data_len, err);
-}
-
-static int32_t check_header(const struct fetch *f, const struct us_trailer *trailer,
+static int32_t check_header(const struct us_fetch *f, const struct us_trailer *trailer,
 			    struct us_error *err)
 {
 	const uint8_t *header = f->header;
@@ -117,31 +123,229 @@ static int32_t check_header(const struct fetch *f, const struct us_trailer *trai
 	return 0;
 }
 
-int32_t us_fetch(const struct us_origin *o, struct us_choice *choice, int fd, const char *shown,
-		 struct us_trailer *ret_trailer, struct us_error *err)
+int32_t us_fetch_new(struct us_fetch **ret_fetch, struct us_error *err)
 {
-	struct fetch f = { .cancel = o->cancel, .shown = shown, .fd = fd };
+	struct us_fetch *f = us_alloc_zero(sizeof(*f));
+	if (!f) {
+		return us_fail_nomem(err);
+	}
+	int32_t rc = us_decoder_new(take_image, f, 0, &f->decoder, err);
+	if (rc) {
+		us_free(f);
+		return rc;
+	}
+	*ret_fetch = f;
+	return 0;
+}
+
+void us_fetch_free(struct us_fetch *f)
+{
+	if (f) {
+		us_decoder_free(f->decoder);
+		us_free(f);
+	}
+}
+
+int32_t us_fetch_begin(struct us_fetch *f, uint64_t object_len, int fd, const char *shown,
+		       const _Atomic uint32_t *cancel, struct us_error *err)
+{
 	uint64_t image_len_max = UINT64_MAX;
-	if (choice->object_len < (UINT64_MAX - IMAGE_LEN_SPARE) / LZ4_RATIO_MAX) {
-		image_len_max = choice->object_len * LZ4_RATIO_MAX + IMAGE_LEN_SPARE;
+	if (object_len < (UINT64_MAX - IMAGE_LEN_SPARE) / LZ4_RATIO_MAX) {
+		image_len_max = object_len * LZ4_RATIO_MAX + IMAGE_LEN_SPARE;
 	}
 	if (ftruncate(fd, 0) || lseek(fd, 0, SEEK_SET) < 0) {
 		return us_fail_errno(err, errno, "cannot write the restored file beside \"%s\"",
 				     shown);
 	}
-	int32_t rc = us_decoder_new(take_image, &f, image_len_max, &f.decoder, err);
+	f->cancel = cancel;
+	f->shown = shown;
+	f->fd = fd;
+	f->header_len = 0;
+	us_decoder_reset(f->decoder, f, image_len_max);
+	return 0;
+}
+
+int32_t us_fetch_feed(struct us_fetch *f, const uint8_t *data, size_t data_len,
+		      struct us_error *err)
+{
+	return us_decoder_write(f->decoder, data, data_len, err);
+}
+
+int32_t us_fetch_end(struct us_fetch *f, struct us_trailer *ret_trailer, struct us_error *err)
+{
+	int32_t rc = us_decoder_end(f->decoder, ret_trailer, err);
+	return rc ? rc : check_header(f, ret_trailer, err);
+}
+
+/* -------------------------------------------------------------------- download */
+
+uint64_t us_fetch_part_len(uint64_t memory_len)
+{
+	uint64_t len = memory_len / PARTS_MAX;
+	return len < PART_LEN_LEAST ? PART_LEN_LEAST : len > PART_LEN_MOST ? PART_LEN_MOST : len;
+}
+
+static int32_t take_object(void *arg, const uint8_t *data, size_t data_len, struct us_error *err)
+{
+	return us_fetch_feed(arg, data, data_len, err);
+}
+
+struct part {
+	struct us_get get;
+	uint8_t *data;
+	uint32_t tries;
+	int busy; /* with the store */
+};
+
+/* A download in parts: PARTS_MAX of them in flight, fed to the decoder in order. */
+struct parts {
+	struct us_store *store;
+	const char *key;
+	uint64_t object_len;
+	uint64_t part_len;
+	uint64_t started_off; /* what is behind it was not asked for yet */
+	struct us_get_queue queue;
+	struct part parts[PARTS_MAX];
+};
+
+static void start_part(struct parts *p, struct part *part)
+{
+	part->busy = 1;
+	part->tries++;
+	us_error_clear(&part->get.err);
+	p->store->ops->get_start(p->store, &part->get);
+}
+
+/* The next part of the object goes to PART, which is free. */
+static void start_next(struct parts *p, struct part *part)
+{
+	uint64_t left = p->object_len - p->started_off;
+	uint64_t len = left < p->part_len ? left : p->part_len;
+	if (len == 0) {
+		return;
+	}
+	part->get = (struct us_get){ .key = p->key,
+				     .offset = p->started_off,
+				     .len = len,
+				     .object_len = p->object_len,
+				     .data = part->data,
+				     .queue = &p->queue,
+				     .owner = part,
+				     .err = US_ERROR_INIT };
+	part->tries = 0;
+	p->started_off += len;
+	start_part(p, part);
+}
+
+/* Until PART has come back (NULL: all of them). */
+static void wait_part(struct parts *p, const struct part *part)
+{
+	for (;;) {
+		int busy = part ? part->busy : 0;
+		for (int i = 0; i < PARTS_MAX && !part; i++) {
+			busy |= p->parts[i].busy;
+		}
+		if (!busy) {
+			return;
+		}
+		struct us_get *get = us_get_queue_wait(&p->queue, PART_WAIT_MS);
+		for (; get; get = get->next) {
+			((struct part *)get->owner)->busy = 0;
+		}
+	}
+}
+
+static int is_transient(int32_t rc, const struct us_error *err)
+{
+	return rc == US_E_NETWORK || rc == US_E_TIMEOUT || (rc == US_E_HTTP && err->retryable);
+}
+
+static int32_t take_parts(struct us_fetch *f, struct parts *p, struct us_error *err)
+{
+	for (int i = 0; i < PARTS_MAX; i++) {
+		start_next(p, &p->parts[i]);
+	}
+	uint64_t fed_off = 0;
+	for (int i = 0; fed_off < p->object_len; i = (i + 1) % PARTS_MAX) {
+		struct part *part = &p->parts[i];
+		wait_part(p, part);
+		while (is_transient(part->get.rc, &part->get.err) && part->tries < PART_TRIES_MAX &&
+		       !us_check_cancel(f->cancel, NULL)) {
+			us_clock_sleep_ns(PART_PAUSE_NS << part->tries);
+			start_part(p, part);
+			wait_part(p, part);
+		}
+		if (part->get.rc) {
+			*err = part->get.err;
+			return part->get.rc;
+		}
+		int32_t rc = us_fetch_feed(f, part->data, (size_t)part->get.len, err);
+		if (rc) {
+			return rc;
+		}
+		fed_off += part->get.len;
+		start_next(p, part);
+	}
+	return 0;
+}
+
+static int32_t download_parts(struct us_fetch *f, const struct us_origin *o,
+			      const struct us_choice *choice, struct us_error *err)
+{
+	struct parts p = { .store = o->store,
+			   .key = choice->key,
+			   .object_len = choice->object_len,
+			   .part_len = o->part_len };
+	int32_t rc = us_get_queue_init(&p.queue, err);
 	if (rc) {
 		return rc;
 	}
-	uint64_t object_len;
-	rc = o->store->ops->get(o->store, choice->key, 0, UINT64_MAX, take_object, &f, &object_len,
-				err);
-	if (!rc) {
-		rc = us_decoder_end(f.decoder, ret_trailer, err);
+	for (int i = 0; i < PARTS_MAX && !rc; i++) {
+		p.parts[i].data = us_alloc((size_t)p.part_len);
+		rc = p.parts[i].data ? 0 : us_fail_nomem(err);
 	}
-	us_decoder_free(f.decoder);
 	if (!rc) {
-		rc = check_header(&f, ret_trailer, err);
+		rc = take_parts(f, &p, err);
+		wait_part(&p, NULL);
+	}
+	for (int i = 0; i < PARTS_MAX; i++) {
+		us_free(p.parts[i].data);
+	}
+	us_get_queue_done(&p.queue);
+	return rc;
+}
+
+/* One attempt; RET_LEN: bytes of the object. */
+static int32_t download(struct us_fetch *f, const struct us_origin *o,
+			const struct us_choice *choice, int in_parts, int fd, const char *shown,
+			struct us_trailer *ret_trailer, uint64_t *ret_len, struct us_error *err)
+{
+	int32_t rc = us_fetch_begin(f, choice->object_len, fd, shown, o->cancel, err);
+	if (!rc && in_parts) {
+		*ret_len = choice->object_len;
+		rc = download_parts(f, o, choice, err);
+	} else if (!rc) {
+		rc = o->store->ops->get(o->store, choice->key, 0, UINT64_MAX, take_object, f,
+					ret_len, err);
+	}
+	return rc ? rc : us_fetch_end(f, ret_trailer, err);
+}
+
+int32_t us_fetch_object(struct us_fetch *f, const struct us_origin *o, struct us_choice *choice,
+			int fd, const char *shown, struct us_trailer *ret_trailer,
+			struct us_error *err)
+{
+	struct us_error own = US_ERROR_INIT; /* read here, wanted or not */
+	uint64_t object_len;
+	int in_parts = choice->object_len >= US_FETCH_PARTS_LEN_MIN;
+	int32_t rc = download(f, o, choice, in_parts, fd, shown, ret_trailer, &object_len, &own);
+	if (in_parts && (rc == US_E_OBJECT || rc == US_E_BUSY || rc == US_E_UNSUPPORTED)) {
+		/* It may have been replaced between two parts, or the server knows no ranges. */
+		us_error_clear(&own);
+		rc = download(f, o, choice, 0, fd, shown, ret_trailer, &object_len, &own);
+	}
+	if (rc && err) {
+		*err = own;
 	}
 	rc = us_choose_name(rc, choice->key, err);
 	if (!rc) {

@@ -47,7 +47,8 @@
 #define SHM_DMS 128
 
 #define ENTER_WAIT_NS (30 * US_NS_PER_S)
-#define ENTER_PAUSE_NS (5 * US_NS_PER_MS)
+#define ENTER_PAUSE_FIRST_NS (US_NS_PER_MS / 50)
+#define ENTER_PAUSE_MOST_NS (5 * US_NS_PER_MS)
 #define TEMP_TRIES_MAX 10
 
 static const char *const side_suffix[US_SIDE_COUNT] = { "-wal", "-shm", "-journal" };
@@ -471,6 +472,7 @@ int32_t us_output_enter(const struct us_output *o, const _Atomic uint32_t *cance
 			struct us_error *err)
 {
 	int64_t end_ns = us_clock_mono_ns() + ENTER_WAIT_NS;
+	int64_t pause_ns = ENTER_PAUSE_FIRST_NS;
 	while (flock(o->dir_fd, LOCK_EX | LOCK_NB)) {
 		if (errno != EWOULDBLOCK && errno != EINTR) {
 			return 0; /* not on this file system (NFS: only with write access) */
@@ -483,7 +485,8 @@ int32_t us_output_enter(const struct us_output *o, const _Atomic uint32_t *cance
 				       "another process keeps the directory of \"%s\" locked",
 				       o->shown);
 		}
-		us_clock_sleep_ns(ENTER_PAUSE_NS);
+		us_clock_sleep_ns(pause_ns);
+		pause_ns = pause_ns < ENTER_PAUSE_MOST_NS ? 2 * pause_ns : pause_ns;
 	}
 	return 0;
 }
@@ -534,7 +537,7 @@ static int32_t make_part(struct us_output *o, size_t len, struct us_error *err)
 		if (o->made_len == 0 || len < o->made_len) {
 			o->made_len = len;
 		}
-		if (fsync(parent_fd)) {
+		if (!o->defer_sync && fsync(parent_fd)) {
 			rc = us_fail_errno(err, errno,
 					   "cannot make the directory of \"%s\" durable", o->shown);
 		}

@@ -25,6 +25,7 @@ struct us_output {
 	char dir[PATH_MAX];
 	size_t tree_len; /* of DIR: below that no link is followed; 0: DIR is the operator's own */
 	size_t made_len; /* of the first directory that was made, a prefix of DIR; 0: none */
+	int defer_sync;  /* set by the caller: what is made is durable after its syncfs only */
 	int dir_fd;      /* -1: the directory does not exist (yet) */
 	int temp_fd;     /* the file being restored, or -1 */
 	char name[NAME_MAX + 1];

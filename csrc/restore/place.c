@@ -270,7 +270,8 @@ static int32_t fail_created(const struct us_output *o, struct us_error *err)
 }
 
 /* Nothing has the name. */
-static int32_t place_free(const struct us_output *o, int force, struct us_error *err)
+static int32_t place_free(const struct us_output *o, int force, int defer_sync,
+			  struct us_error *err)
 {
 	int32_t rc = force ? drop_sides(o, err) : 0; /* else there are none */
 	if (rc) {
@@ -281,6 +282,9 @@ static int32_t place_free(const struct us_output *o, int force, struct us_error 
 		return failed == EEXIST
 			       ? fail_created(o, err)
 			       : us_fail_errno(err, failed, "cannot create \"%s\"", o->shown);
+	}
+	if (defer_sync) {
+		return 1;
 	}
 	rc = us_output_sync_dir(o, err);
 	if (rc) {
@@ -377,7 +381,8 @@ static int32_t replace(const struct us_output *o, struct us_error *err)
 }
 
 /* Under the directory's lock: looks again at all that was looked at before. */
-static int32_t place_entered(const struct us_output *o, int force, struct us_error *err)
+static int32_t place_entered(const struct us_output *o, int force, int defer_sync,
+			     struct us_error *err)
 {
 	int present = 0;
 	struct us_output_locks locks;
@@ -403,20 +408,20 @@ static int32_t place_entered(const struct us_output *o, int force, struct us_err
 		rc = discard(o, &before, err);
 	}
 	if (!rc) {
-		rc = present ? replace(o, err) : place_free(o, force, err);
+		rc = present ? replace(o, err) : place_free(o, force, defer_sync, err);
 	}
 	us_output_unlock(&locks);
 	return rc;
 }
 
-int32_t us_place(const struct us_output *o, int force, const _Atomic uint32_t *cancel,
-		 struct us_error *err)
+int32_t us_place(const struct us_output *o, int force, int defer_sync,
+		 const _Atomic uint32_t *cancel, struct us_error *err)
 {
 	int32_t rc = us_output_enter(o, cancel, err);
 	if (rc) {
 		return rc;
 	}
-	rc = place_entered(o, force, err);
+	rc = place_entered(o, force, defer_sync, err);
 	us_output_leave(o);
 	return rc;
 }

@@ -15,10 +15,11 @@ int32_t us_place_recover(const struct us_output *o, int force, const _Atomic uin
 
 /*
  * Puts the temporary file, complete and durable, under the output's name; what
- * is there (FORCE, or an empty file) goes. Durable when it returns 0. After any
- * failure the output is what it was.
+ * is there (FORCE, or an empty file) goes. Durable when it returns 0; with DEFER_SYNC it
+ * may return 1, for a name that was free: durable only after the caller's syncfs. After
+ * any failure the output is what it was.
  */
-int32_t us_place(const struct us_output *o, int force, const _Atomic uint32_t *cancel,
-		 struct us_error *err);
+int32_t us_place(const struct us_output *o, int force, int defer_sync,
+		 const _Atomic uint32_t *cancel, struct us_error *err);
 
 #endif

@@ -563,6 +563,17 @@ static _Atomic uint32_t cancel;
 static struct us_restore_result result;
 static struct us_error error;
 
+static inline int32_t restore_options(const struct us_restore_options *options,
+				      const _Atomic uint32_t *canceled,
+				      struct us_restore_result *ret, struct us_error *err)
+{
+	const struct us_restore_env env = { .store = &memory.store,
+					    .tmpl = tmpl,
+					    .memory_len = 16000000,
+					    .cancel = canceled };
+	return us_restore_one(&env, options, ret, NULL, err);
+}
+
 static inline int32_t restore_with(const char *output, uint32_t flags, int64_t timestamp_ns,
 				   uint32_t integrity)
 {
@@ -576,7 +587,7 @@ static inline int32_t restore_with(const char *output, uint32_t flags, int64_t t
 	};
 	result = (struct us_restore_result){ .struct_size = sizeof(result) };
 	error = (struct us_error)US_ERROR_INIT;
-	int32_t rc = us_restore_one(&memory.store, tmpl, &options, &cancel, &result, &error);
+	int32_t rc = restore_options(&options, &cancel, &result, &error);
 	if (rc) {
 		assert_int_equal(error.code, rc);
 		assert_true(error.message[0] != '\0');

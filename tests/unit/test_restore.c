@@ -345,10 +345,10 @@ static void test_no_backup(void **state)
 						    .path = "/elsewhere/x.db",
 						    .output_path = in_root("x.db") };
 	struct us_error err = US_ERROR_INIT;
-	assert_int_equal(us_restore_one(&memory.store, tmpl, &other, NULL, &result, &err),
+	assert_int_equal(restore_options(&other, NULL, &result, &err),
 			 US_E_NOTFOUND);
 	assert_non_null(strstr(err.message, "other.db"));
-	assert_int_equal(us_restore_one(&memory.store, tmpl, &foreign, NULL, &result, NULL),
+	assert_int_equal(restore_options(&foreign, NULL, &result, NULL),
 			 US_E_NOTFOUND);
 	assert_int_equal(count_entries(root, ""), 0);
 }
@@ -762,7 +762,7 @@ static void *restore_many(void *arg)
 			.path = bad ? "/data/acme/bad.db" : SOURCE,
 			.output_path = output,
 		};
-		int32_t rc = us_restore_one(&memory.store, tmpl, &options, NULL, &own, &err);
+		int32_t rc = restore_options(&options, NULL, &own, &err);
 		failures += rc != (bad ? US_E_OBJECT : 0);
 		if (rc != (bad ? US_E_OBJECT : 0)) {
 			print_error("%s: %d %s\n", output, rc, err.message);

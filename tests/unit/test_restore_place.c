@@ -657,7 +657,7 @@ static void restore_inside(const char *key)
 						    .flags = US_RESTORE_FORCE,
 						    .output_path = in_root("d/x.db") };
 	struct us_restore_result own = { .struct_size = sizeof(own) };
-	inner_rc = us_restore_one(&memory.store, tmpl, &options, NULL, &own, NULL);
+	inner_rc = restore_options(&options, NULL, &own, NULL);
 }
 
 static void test_two_restores_of_one_output(void **state)

@@ -37,6 +37,14 @@ package multidb
 #cgo nocallback us_prefix
 #cgo noescape us_restore
 #cgo nocallback us_restore
+#cgo noescape us_sweep
+#cgo nocallback us_sweep
+#cgo noescape us_task_start
+#cgo nocallback us_task_start
+#cgo noescape us_task_next
+#cgo nocallback us_task_next
+#cgo noescape us_task_close
+#cgo nocallback us_task_close
 
 #include <stdlib.h>
 #include "ultrasimple.h"
@@ -70,9 +78,16 @@ var _ = [1]struct{}{}[(C.US_EVENT_FAILED^eventFailed)|(C.US_EVENT_RECOVERED^even
 	(C.US_EVENT_WALK_FAILED^eventWalkFailed)]
 var _ = [1]struct{}{}[(C.US_INTEGRITY_NONE^integrityNone)|(C.US_INTEGRITY_QUICK^integrityQuick)|
 	(C.US_INTEGRITY_FULL^integrityFull)]
+var _ = [1]struct{}{}[(C.US_TASK_LIST^taskList)|(C.US_TASK_BACKUPS^taskBackups)|
+	(C.US_TASK_RESTORE^taskRestore)|(C.US_TASK_VERIFY^taskVerify)|(C.US_TASK_PURGE^taskPurge)]
+var _ = [1]struct{}{}[(C.US_ROW_OK^rowOK)|(C.US_ROW_GONE^rowGone)|(C.US_ROW_NEVER^rowNever)|
+	(C.US_ROW_SKIPPED^rowSkipped)|(C.US_ROW_FAILED^rowFailed)]
 
 // eventBatch is how many events cross from C at once.
 const eventBatch = 64
+
+// rowBatch is how many rows of a task cross from C at once.
+const rowBatch = 64
 
 // prefixCapacity holds any path the system can open, and its NUL.
 const prefixCapacity = 4096
@@ -184,6 +199,14 @@ func (c *core) finish() {
 	}
 }
 
+// sweep makes the next cycle begin with a sweep of the target.
+func (c *core) sweep() {
+	if c.begin() == nil {
+		defer c.end()
+		C.us_sweep(c.ptr)
+	}
+}
+
 func (c *core) cycle() (cycleResult, error) {
 	if err := c.begin(); err != nil {
 		return cycleResult{}, err
@@ -248,6 +271,17 @@ func (c *core) stats() (coreStats, error) {
 			delete: uint64(s.api_delete),
 		},
 		targetUnreachable: s.target_unreachable != 0,
+		lastSweep:         fromNanos(s.last_sweep_ns),
+		sweep: sweepStats{
+			objects: uint64(s.sweep_objects),
+			bytes:   uint64(s.sweep_bytes),
+			calls:   apiCalls{list: uint64(s.sweep_list), delete: uint64(s.sweep_delete)},
+			seconds: float64(s.sweep_seconds),
+			failed:  s.sweep_failed != 0,
+		},
+		objectsDeleted:      uint64(s.objects_deleted),
+		databasesReconciled: uint64(s.databases_reconciled),
+		uploadsAborted:      uint64(s.uploads_aborted),
 	}, nil
 }
 
@@ -425,6 +459,146 @@ func (c *core) restore(opt restoreOptions) (restoreResult, error) {
 	}, nil
 }
 
+// coreTask is a task of the core. It keeps the core's handle open until its close.
+type coreTask struct {
+	core *core
+	ptr  *C.struct_us_task // nil: closed
+	buf  []C.struct_us_row // allocated once, as it is large
+}
+
+func (c *core) startTask(opt taskOptions) (task, error) {
+	if err := c.begin(); err != nil {
+		return nil, err
+	}
+	t, err := c.newTask(opt)
+	if err != nil {
+		c.end()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (c *core) newTask(opt taskOptions) (*coreTask, error) {
+	var a arena
+	defer a.free()
+	in := a.taskOptions(opt)
+	if a.err != nil {
+		return nil, a.err
+	}
+	var ptr *C.struct_us_task
+	cerr := newCError()
+	if rc := C.us_task_start(c.ptr, &in, &ptr, &cerr); rc < 0 {
+		return nil, coreError(rc, &cerr)
+	}
+	return &coreTask{core: c, ptr: ptr, buf: make([]C.struct_us_row, rowBatch)}, nil
+}
+
+func (a *arena) taskOptions(opt taskOptions) C.struct_us_task_options {
+	in := C.struct_us_task_options{
+		struct_size:     C.sizeof_struct_us_task_options,
+		kind:            C.uint32_t(opt.kind),
+		integrity_check: C.uint32_t(opt.integrity),
+		path:            a.str(opt.path),
+		match:           a.str(opt.match),
+		output_dir:      a.str(opt.outputDir),
+		timestamp_ns:    toNanos(opt.timestamp),
+		sample_count:    C.uint64_t(opt.sampleCount),
+		older_than_ns:   toNanos(opt.olderThan),
+		confirm_count:   C.uint64_t(opt.confirmCount),
+	}
+	for _, f := range []struct {
+		set  bool
+		flag C.uint32_t
+	}{
+		{opt.force, C.US_RESTORE_FORCE},
+		{opt.dryRun, C.US_RESTORE_DRY_RUN},
+		{opt.ifNotExists, C.US_RESTORE_IF_DB_NOT_EXISTS},
+		{opt.fallback, C.US_TASK_FALLBACK},
+		{opt.gone, C.US_TASK_GONE},
+	} {
+		if f.set {
+			in.flags |= f.flag
+		}
+	}
+	return in
+}
+
+func (t *coreTask) next(timeout time.Duration) ([]row, progress, error) {
+	if t.ptr == nil {
+		return nil, progress{}, errClosed
+	}
+	cerr := newCError()
+	p := C.struct_us_progress{struct_size: C.sizeof_struct_us_progress}
+	n := C.us_task_next(t.ptr, C.int32_t(timeout.Milliseconds()), &t.buf[0], C.size_t(len(t.buf)), &p, &cerr)
+	if n < 0 {
+		return nil, newProgress(&p), coreError(n, &cerr)
+	}
+	rows := make([]row, n)
+	for i := range rows {
+		rows[i] = newRow(&t.buf[i])
+	}
+	return rows, newProgress(&p), nil
+}
+
+// close cancels what is under way. Idempotent.
+func (t *coreTask) close() {
+	if t.ptr == nil {
+		return
+	}
+	C.us_task_close(t.ptr)
+	t.ptr = nil
+	t.core.end()
+}
+
+func newRow(r *C.struct_us_row) row {
+	return row{
+		status:       rowStatus(r.status),
+		code:         Code(r.code),
+		path:         C.GoString(&r.path[0]),
+		output:       C.GoString(&r.output[0]),
+		key:          C.GoString(&r.key[0]),
+		message:      strings.ToValidUTF8(C.GoString(&r.message[0]), "\uFFFD"),
+		objects:      uint64(r.object_count),
+		objectsSize:  uint64(r.objects_len),
+		objectSize:   uint64(r.object_len),
+		time:         fromNanos(r.time_ns),
+		snapshotTime: fromNanos(r.snapshot_ns),
+		databaseSize: uint64(r.database_len),
+		mode:         uint32(r.mode),
+		pageSize:     uint32(r.page_size),
+	}
+}
+
+func newProgress(p *C.struct_us_progress) progress {
+	return progress{
+		finished:     p.finished != 0,
+		listed:       p.listed != 0,
+		confirmed:    p.confirmed != 0,
+		total:        uint64(p.total_count),
+		totalSize:    uint64(p.total_len),
+		done:         uint64(p.done_count),
+		doneSize:     uint64(p.done_len),
+		failed:       uint64(p.failed_count),
+		skipped:      uint64(p.skipped_count),
+		databaseSize: uint64(p.database_len),
+		objects:      uint64(p.object_count),
+		removed:      uint64(p.removed_count),
+		local:        uint64(p.local_count),
+		walkFailures: uint64(p.walk_failures),
+		ours:         uint64(p.ours_count),
+		foreign:      uint64(p.foreign_count),
+		calls: apiCalls{
+			get:    uint64(p.api_get),
+			list:   uint64(p.api_list),
+			delete: uint64(p.api_delete),
+		},
+	}
+}
+
+// hosts returns the values of {{hostname}} for which the target has backups.
+// TODO: us_hosts.
+func (c *core) hosts() ([]string, error) { return nil, ErrUnsupported }
+
 // checkCore checks what the core can check without touching disk or network.
 func checkCore(cfg *Config) error {
 	if abiError != nil {
@@ -577,6 +751,7 @@ func (a *arena) options(cfg *Config) C.struct_us_options {
 		state_dir:          a.str(cfg.StateDir),
 		memory_limit_bytes: C.uint64_t(max(cfg.MemoryLimit, 0)),
 		snapshot_window_s:  C.uint32_t(min(max(cfg.SnapshotWindow/time.Second, 0), math.MaxUint32)),
+		retention_s:        C.uint64_t(math.Ceil(max(cfg.Retention, 0).Seconds())), // 0 would keep all
 	}
 	if cfg.AllowAnyFilesystem {
 		o.flags |= C.US_OPEN_ANY_FILESYSTEM

@@ -20,7 +20,10 @@ func (*core) nextEvents() ([]event, error)                  { return nil, errNoC
 func (*core) setCredentials(credentials) error              { return errNoCore }
 func (*core) plan(int) (planResult, error)                  { return planResult{}, errNoCore }
 func (*core) restore(restoreOptions) (restoreResult, error) { return restoreResult{}, errNoCore }
+func (*core) startTask(taskOptions) (task, error)           { return nil, errNoCore }
+func (*core) hosts() ([]string, error)                      { return nil, errNoCore }
 func (*core) exclude(string) error                          { return errNoCore }
+func (*core) sweep()                                        {}
 func (*core) finish()                                       {}
 func (*core) cancel()                                       {}
 func (*core) close()                                        {}

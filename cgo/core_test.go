@@ -87,7 +87,7 @@ func querySQL(t *testing.T, path, query string) (value string) {
 
 func mustOpen(t *testing.T, cfg *Config) *UltraSimpleReplicator {
 	t.Helper()
-	r, err := Open(context.Background(), cfg, "v0.5.18+test")
+	r, err := Open(context.Background(), cfg, Options{Version: "v0.5.18+test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestCore_LastCycle(t *testing.T) {
 func TestCore_Locked(t *testing.T) {
 	cfg, _ := newFleet(t, 1)
 	r := mustOpen(t, cfg)
-	if _, err := Open(t.Context(), cfg, "v1"); !errors.Is(err, ErrLocked) {
+	if _, err := Open(t.Context(), cfg, Options{Version: "v1"}); !errors.Is(err, ErrLocked) {
 		t.Fatalf("a second Open: %v", err)
 	}
 	c, err := openCore(cfg, true)
@@ -289,7 +289,7 @@ func TestCore_Errors(t *testing.T) {
 	absent := *cfg
 	absent.DiscoveryPattern = filepath.Join(dir, "absent", "{tenant}.db")
 	absent.StateDir = filepath.Join(filepath.Dir(dir), "state")
-	if r, err := Open(t.Context(), &absent, "v1"); err == nil {
+	if r, err := Open(t.Context(), &absent, Options{Version: "v1"}); err == nil {
 		err = r.Once(t.Context())
 		if !errors.Is(err, ErrNotFound) {
 			t.Errorf("absent prefix: %v", err)
@@ -308,7 +308,7 @@ func TestCore_Errors(t *testing.T) {
 		"checkCore": checkCore(&bad),
 		"Matches":   func() error { _, err := bad.Matches("/a.db"); return err }(),
 		"Prefix":    func() error { _, err := bad.Prefix(); return err }(),
-		"Open":      func() error { _, err := Open(t.Context(), &bad, "v1"); return err }(),
+		"Open":      func() error { _, err := Open(t.Context(), &bad, Options{Version: "v1"}); return err }(),
 	} {
 		var e *Error
 		if !errors.As(err, &e) || e.Code != ErrConfig || e.Message == "" {
@@ -326,6 +326,30 @@ func TestCore_Errors(t *testing.T) {
 	}
 	if prefix, err := cfg.Prefix(); err != nil || prefix != dir {
 		t.Errorf("prefix %q, %v", prefix, err)
+	}
+}
+
+// replicate -once deletes nothing unless it is told to.
+func TestOpen_Retention(t *testing.T) {
+	cfg, _ := newFleet(t, 0)
+	cfg.Retention = time.Hour
+	for _, tt := range []struct {
+		opt   Options
+		want  time.Duration
+		sweep bool
+	}{
+		{Options{}, time.Hour, false},
+		{Options{Once: true}, 0, false},
+		{Options{Once: true, EnforceRetention: true}, time.Hour, true},
+	} {
+		r, err := Open(t.Context(), cfg, tt.opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.cfg.Retention != tt.want || r.sweep != tt.sweep || cfg.Retention != time.Hour {
+			t.Errorf("%+v: retention %s, sweep %v", tt.opt, r.cfg.Retention, r.sweep)
+		}
+		mustClose(t, r, 0)
 	}
 }
 
@@ -731,13 +755,7 @@ func TestRestore(t *testing.T) {
 func run(t *testing.T, cfg *Config, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
-	load := func(configPath string, expandEnv bool) (*Config, error) {
-		if configPath != "/etc/litestream.yml" && configPath != "/other.yml" {
-			t.Errorf("config path %q", configPath)
-		}
-		return cfg, nil
-	}
-	err := runCommand(t.Context(), args, load, func() string { return "/etc/litestream.yml" }, &out)
+	err := newTestEnv(t, cfg, openFleet, &out, io.Discard).run(t.Context(), args)
 	return out.String(), err
 }
 
@@ -857,5 +875,139 @@ func TestRunCommand_Usage(t *testing.T) {
 	failing := func(string, bool) (*Config, error) { return nil, errTest }
 	if err := RunCommand(t.Context(), []string{"plan"}, failing, func() string { return "" }); !errors.Is(err, errTest) {
 		t.Errorf("load: %v", err)
+	}
+}
+
+// The verbs on a real fleet: what is listed, restored, verified and deleted.
+func TestFleetCommands(t *testing.T) {
+	captureLog(t)
+	cfg, dir := newFleet(t, 70) // more than one batch of rows
+	r := mustOpen(t, cfg)
+	mustOnce(t, r)
+	if err := os.Remove(filepath.Join(dir, "t5.db")); err != nil {
+		t.Fatal(err)
+	}
+
+	out, err := run(t, cfg, "list", "-json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, summary := decodeRows(t, out)
+	if len(rows) != 70 || summary["ok"] != 69.0 || summary["gone"] != 1.0 || summary["never"] != 0.0 || summary["backups"] != 70.0 {
+		t.Errorf("%d rows, %v", len(rows), summary)
+	}
+	for _, row := range rows {
+		if gone := row["path"] == filepath.Join(dir, "t5.db"); (row["status"] == "gone") != gone || row["newest"] == nil {
+			t.Errorf("row %v", row)
+		}
+	}
+
+	if out, err = run(t, cfg, "backups", "-json", filepath.Join(dir, "t5.db")); err != nil {
+		t.Fatal(err)
+	}
+	if rows, summary = decodeRows(t, out); len(rows) != 1 || summary["backups"] != 1.0 || rows[0]["database_size"] != 8192.0 ||
+		!strings.HasPrefix(rows[0]["key"].(string), "x/t5/2") {
+		t.Errorf("%v, %v", rows, summary)
+	}
+
+	restored := filepath.Join(t.TempDir(), "restored")
+	if out, err = run(t, cfg, "restore", "-json", "-output-dir", restored, "-match", "*/t?.db", "-parallelism", "3"); err != nil {
+		t.Fatal(err)
+	}
+	if rows, summary = decodeRows(t, out); len(rows) != 10 || summary["restored"] != 10.0 || summary["database_bytes"] != 81920.0 {
+		t.Errorf("%d rows, %v", len(rows), summary)
+	}
+	for i := range 10 {
+		if got := querySQL(t, filepath.Join(restored, fmt.Sprintf("t%d.db", i)), "SELECT x FROM t"); got != fmt.Sprintf("row of %d", i) {
+			t.Errorf("%d: %q", i, got)
+		}
+	}
+
+	if out, err = run(t, cfg, "verify", "-all", "-json"); err != nil {
+		t.Fatalf("%v: %.1000s", err, out)
+	}
+	if rows, summary = decodeRows(t, out); len(rows) != 70 || summary["verified"] != 70.0 || summary["local_databases"] != 69.0 {
+		t.Errorf("%d rows, %v", len(rows), summary)
+	}
+	r.publish(nil)
+	if v := r.snapshot.Load().lastVerify; v == nil || v.Databases != 70 || v.Error != "" {
+		t.Errorf("last verify %+v", v)
+	}
+
+	if _, err = run(t, cfg, "purge", "-match", "*/t6?.db"); err == nil || err.Error() != "nothing deleted" {
+		t.Errorf("err=%v", err)
+	}
+	if out, err = run(t, cfg, "purge", "-match", "*/t6?.db", "-confirm", "10", "-json"); err != nil {
+		t.Fatal(err)
+	}
+	if rows, summary = decodeRows(t, out); len(rows) != 10 || summary["deleted"] != 10.0 || summary["confirmed"] != true {
+		t.Errorf("%d rows, %v", len(rows), summary)
+	}
+	if _, err = run(t, cfg, "status"); err == nil || err.Error() != "10 databases are backed up by the state, and not in the target" {
+		t.Errorf("err=%v", err)
+	}
+}
+
+// decodeRows takes apart the JSON output of a command.
+func decodeRows(t *testing.T, out string) (rows []map[string]any, summary map[string]any) {
+	t.Helper()
+	for line := range strings.Lines(out) {
+		var row map[string]any
+		if err := json.Unmarshal([]byte(line), &row); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		rows = append(rows, row)
+	}
+	summary, ok := rows[len(rows)-1]["summary"].(map[string]any)
+	if !ok {
+		t.Fatalf("no summary: %s", out)
+	}
+	return rows[:len(rows)-1], summary
+}
+
+func TestFleetCommands_Canceled(t *testing.T) {
+	cfg, _ := newFleet(t, 1)
+	url, _ := hangingServer(t)
+	for _, verb := range []string{"list", "restore", "verify", "status"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(200*time.Millisecond, cancel)
+		start := time.Now()
+		err := newTestEnv(t, s3Config(cfg, url), openFleet, io.Discard, io.Discard).run(ctx, []string{verb})
+		if err == nil || !strings.Contains(err.Error(), "canceled") || time.Since(start) > 5*time.Second {
+			t.Errorf("%s: err=%v after %s", verb, err, time.Since(start))
+		}
+	}
+}
+
+// A task keeps the handle open; after its end nothing more comes of it.
+func TestTask_Close(t *testing.T) {
+	cfg, _ := newFleet(t, 1)
+	c, err := openCore(cfg, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := c.startTask(taskOptions{kind: taskList})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	go func() {
+		c.close()
+		close(closed)
+	}()
+	time.Sleep(50 * time.Millisecond)
+	select {
+	case <-closed:
+		t.Error("closed under a task")
+	default:
+	}
+	task.close()
+	task.close()
+	<-closed
+	if _, _, err := task.next(0); !errors.Is(err, errClosed) {
+		t.Errorf("next: %v", err)
+	}
+	if _, err := c.startTask(taskOptions{kind: taskList}); !errors.Is(err, errClosed) {
+		t.Errorf("start: %v", err)
 	}
 }

@@ -1,6 +1,9 @@
 package multidb
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // engine is what the replicator needs of the core: *core, or a fake in tests.
 // One goroutine at a time may call cycle; everything else may be called any time.
@@ -11,6 +14,7 @@ type engine interface {
 	nextEvents() ([]event, error)
 	setCredentials(c credentials) error
 	exclude(path string) error
+	sweep()
 	finish()
 	cancel()
 	close()
@@ -54,6 +58,19 @@ type coreStats struct {
 	scanSeconds, cycleSeconds                 float64
 	calls                                     apiCalls
 	targetUnreachable                         bool
+	lastSweep                                 time.Time // the last complete one; zero: none
+	sweep                                     sweepStats
+	objectsDeleted, databasesReconciled       uint64
+	uploadsAborted                            uint64
+}
+
+// sweepStats describe the last complete sweep since the start; failed is about the
+// last one that was tried.
+type sweepStats struct {
+	objects, bytes uint64 // what the target held afterwards
+	calls          apiCalls
+	seconds        float64
+	failed         bool
 }
 
 // failure is one of the databases that fail longest (struct us_failure).
@@ -123,4 +140,83 @@ type restoreResult struct {
 	mode, pageSize           uint32
 	objectSize, databaseSize uint64
 	snapshotTime             time.Time
+}
+
+// fleet is what the commands need of the core: *reader, or a fake in tests.
+type fleet interface {
+	plan(samples int) (planResult, error)
+	startTask(opt taskOptions) (task, error)
+	hosts() ([]string, error)
+	signIn(ctx context.Context)
+	cancel()
+	close()
+}
+
+// task is work on many databases under way (struct us_task). One goroutine at a
+// time may use it; close comes before the fleet's.
+type task interface {
+	// next returns the rows found so far, after waiting a while for the first, and
+	// how far the task is, also with an error. An error ends the task.
+	next(timeout time.Duration) ([]row, progress, error)
+	close()
+}
+
+type taskKind uint32
+
+const (
+	taskList    taskKind = 1
+	taskBackups taskKind = 2
+	taskRestore taskKind = 3
+	taskVerify  taskKind = 4
+	taskPurge   taskKind = 5
+)
+
+// taskOptions say what a task does (struct us_task_options). What a kind of task
+// does not know stays zero.
+type taskOptions struct {
+	kind                                 taskKind
+	path, match, outputDir               string
+	timestamp                            time.Time // zero: the newest
+	force, dryRun, ifNotExists, fallback bool
+	integrity                            integrityMode
+	sampleCount                          uint64 // 0: all
+	gone                                 bool
+	olderThan                            time.Time
+	confirmCount                         uint64
+}
+
+type rowStatus uint32
+
+const (
+	rowOK      rowStatus = 1
+	rowGone    rowStatus = 2
+	rowNever   rowStatus = 3
+	rowSkipped rowStatus = 4
+	rowFailed  rowStatus = 5
+)
+
+// row is what a task says about one database, or about one object (struct us_row).
+type row struct {
+	status                     rowStatus
+	code                       Code
+	path, output, key, message string
+	objects, objectsSize       uint64
+	objectSize                 uint64
+	time                       time.Time // in the name of the object; zero: none
+	snapshotTime               time.Time // zero: not read
+	databaseSize               uint64
+	mode, pageSize             uint32
+}
+
+// progress says how far a task is (struct us_progress).
+type progress struct {
+	finished, listed, confirmed bool
+	total, totalSize            uint64 // databases chosen so far, and the bytes of their objects
+	done, doneSize              uint64 // of these, over
+	failed, skipped             uint64
+	databaseSize                uint64
+	objects, removed            uint64
+	local, walkFailures         uint64
+	ours, foreign               uint64
+	calls                       apiCalls
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"sync"
 	"testing"
@@ -25,6 +26,7 @@ type fakeEngine struct {
 	fails    []failure
 	events   []event
 	creds    []credentials
+	sweeps   int
 }
 
 func newFakeEngine() *fakeEngine {
@@ -110,6 +112,12 @@ func (f *fakeEngine) setCredentials(c credentials) error {
 
 func (f *fakeEngine) exclude(string) error { return nil }
 
+func (f *fakeEngine) sweep() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sweeps++
+}
+
 func (f *fakeEngine) finish() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -155,6 +163,84 @@ func (f *fakeEngine) isClosed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.closed
+}
+
+// fakeFleet stands in for the core where a test needs rows of a certain kind.
+type fakeFleet struct {
+	planned  planResult
+	task     fakeTask // what every task comes to
+	startErr error
+	present  []string
+	hostsErr error
+
+	opts    []taskOptions // of the tasks started
+	signIns int
+	closed  bool
+	open    int // tasks
+}
+
+func (f *fakeFleet) plan(int) (planResult, error) { return f.planned, nil }
+func (f *fakeFleet) hosts() ([]string, error)     { return f.present, f.hostsErr }
+func (f *fakeFleet) signIn(context.Context)       { f.signIns++ }
+func (f *fakeFleet) cancel()                      {}
+func (f *fakeFleet) close()                       { f.closed = true }
+
+func (f *fakeFleet) startTask(opt taskOptions) (task, error) {
+	f.opts = append(f.opts, opt)
+	if f.startErr != nil {
+		return nil, f.startErr
+	}
+	t := f.task
+	t.fleet = f
+	f.open++
+	return &t, nil
+}
+
+// fakeTask gives its rows one at a time, then its error or its end.
+type fakeTask struct {
+	fleet *fakeFleet
+	rows  []row
+	p     progress // as of the end
+	err   error
+}
+
+func (t *fakeTask) next(time.Duration) ([]row, progress, error) {
+	if len(t.rows) > 0 {
+		rows := t.rows[:1]
+		t.rows = t.rows[1:]
+		return rows, progress{}, nil
+	}
+	p := t.p
+	p.finished = t.err == nil
+	return nil, p, t.err
+}
+
+func (t *fakeTask) close() { t.fleet.open-- }
+
+// runOn carries out a command line on a fleet.
+func runOn(t *testing.T, cfg *Config, f *fakeFleet, args ...string) (out, errOut string, err error) {
+	t.Helper()
+	var outBuf, errBuf bytes.Buffer
+	err = newTestEnv(t, cfg, func(*Config) (fleet, error) { return f, nil }, &outBuf, &errBuf).run(t.Context(), args)
+	if len(f.opts) > 0 && (f.open != 0 || !f.closed || f.signIns == 0) {
+		t.Errorf("%v: %d tasks open, closed %v, signed in %d times", args, f.open, f.closed, f.signIns)
+	}
+	return outBuf.String(), errBuf.String(), err
+}
+
+func newTestEnv(t *testing.T, cfg *Config, open func(*Config) (fleet, error), out, errOut io.Writer) *env {
+	return &env{
+		load: func(configPath string, expandEnv bool) (*Config, error) {
+			if configPath != "/etc/litestream.yml" && configPath != "/other.yml" {
+				t.Errorf("config path %q", configPath)
+			}
+			return cfg, nil
+		},
+		defaultConfigPath: func() string { return "/etc/litestream.yml" },
+		open:              open,
+		out:               out,
+		errOut:            errOut,
+	}
 }
 
 // logBuffer collects what is logged.

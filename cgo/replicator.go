@@ -36,6 +36,7 @@ type UltraSimpleReplicator struct {
 	creds   *credentialSource // nil: the target needs none
 	log     *slog.Logger
 	version string
+	sweep   bool // Once begins with a sweep
 	started time.Time
 
 	parent context.Context // Open's
@@ -59,17 +60,33 @@ type UltraSimpleReplicator struct {
 
 	lastFailed, lastWalkFailures uint64 // of the last cycle
 
+	swept    coreStats // when the last sweep was over
+	verified lastVerifyReader
+
 	snapshot atomic.Pointer[snapshot]
+}
+
+// Options say how replicate was called.
+type Options struct {
+	Version          string
+	Once             bool // Once will be called: nothing is deleted from the target,
+	EnforceRetention bool // unless Once is to do what retention asks for, now
 }
 
 // Open opens the fleet that cfg describes. It touches only the state directory;
 // nothing is read or uploaded before Start or Once. When ctx is done the loop stops.
-func Open(ctx context.Context, cfg *Config, version string) (*UltraSimpleReplicator, error) {
+func Open(ctx context.Context, cfg *Config, opt Options) (*UltraSimpleReplicator, error) {
+	if opt.Once && !opt.EnforceRetention {
+		keepAll := *cfg
+		keepAll.Retention = 0
+		cfg = &keepAll
+	}
 	core, err := openCore(cfg, false)
 	if err != nil {
 		return nil, fmt.Errorf("open multi_db: %w", err)
 	}
-	r := newReplicator(ctx, cfg, version, core)
+	r := newReplicator(ctx, cfg, opt.Version, core)
+	r.sweep = opt.EnforceRetention
 	r.log.Info("replicating databases",
 		"discovery-pattern", cfg.DiscoveryPattern,
 		"target", targetName(cfg),
@@ -96,7 +113,13 @@ func newReplicator(ctx context.Context, cfg *Config, version string, core engine
 	if cfg.S3 != nil {
 		r.creds = newCredentialSource(cfg.S3, core.setCredentials, r.log)
 	}
+	if dir, err := cfg.stateDirectory(); err == nil {
+		r.verified.path = filepath.Join(dir, lastVerifyFile)
+	}
 	r.publish(nil)
+	if s := r.snapshot.Load(); s != nil {
+		r.swept = s.coreStats
+	}
 	return r
 }
 
@@ -156,6 +179,9 @@ func (r *UltraSimpleReplicator) Once(ctx context.Context) error {
 	defer r.active.Done()
 	defer context.AfterFunc(ctx, r.core.cancel)()
 
+	if r.sweep {
+		r.core.sweep()
+	}
 	result, err := r.settle(ctx, r.ctx.Done())
 	if err != nil {
 		return fmt.Errorf("multi_db: %w", err)
@@ -194,6 +220,9 @@ func (r *UltraSimpleReplicator) resultError(result cycleResult) error {
 	if result.interrupted {
 		faults = append(faults, "stopped before everything was looked at")
 	}
+	if r.sweep && r.snapshot.Load().sweep.failed {
+		faults = append(faults, "retention could not be enforced: the sweep of the target did not reach its end")
+	}
 	if len(faults) == 0 {
 		return nil
 	}
@@ -224,6 +253,7 @@ func (r *UltraSimpleReplicator) cycle(ctx context.Context) (cycleResult, error) 
 		r.cyclesFailed++
 	}
 	r.publish(err)
+	r.logSweep()
 	r.logCycle(result, err)
 	return result, err
 }
@@ -273,6 +303,7 @@ func (r *UltraSimpleReplicator) publish(cycleErr error) {
 		failures:      failures,
 		cycleOverruns: r.overruns,
 		cyclesFailed:  r.cyclesFailed,
+		lastVerify:    r.verified.read(),
 		target:        targetName(r.cfg),
 		version:       r.version,
 		started:       r.started,
@@ -282,8 +313,27 @@ func (r *UltraSimpleReplicator) publish(cycleErr error) {
 	}
 	if r.cfg.S3 != nil {
 		s.costUSDPerDay = r.cost.lastDay(now).usd()
+		s.sweepCostUSD = stats.sweep.calls.usd()
 	}
 	r.snapshot.Store(s)
+}
+
+// logSweep writes a line about a sweep that has come to its end.
+func (r *UltraSimpleReplicator) logSweep() {
+	s, before := r.snapshot.Load().coreStats, r.swept
+	if s.lastSweep.Equal(before.lastSweep) {
+		return
+	}
+	r.swept = s
+	r.log.Info("sweep",
+		"objects", s.sweep.objects,
+		"bytes", s.sweep.bytes,
+		"deleted", s.objectsDeleted-before.objectsDeleted,
+		"reconciled", s.databasesReconciled-before.databasesReconciled,
+		"aborted", s.uploadsAborted-before.uploadsAborted,
+		"list", s.sweep.calls.list,
+		"delete", s.sweep.calls.delete,
+		"seconds", roundSeconds(s.sweep.seconds))
 }
 
 // logCycle writes a line about a cycle that did something.

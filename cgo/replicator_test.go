@@ -386,6 +386,41 @@ func TestReplicator_Once(t *testing.T) {
 	})
 }
 
+// -once -enforce-retention: a sweep comes first, and its failure is one.
+func TestReplicator_OnceWithSweep(t *testing.T) {
+	for _, tt := range []struct{ sweep, failed bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
+		logs := captureLog(t)
+		f := newFakeEngine()
+		f.run = func(int, <-chan struct{}, <-chan struct{}) (cycleResult, error) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if swept := f.sweeps == 1; swept != tt.sweep {
+				t.Errorf("%+v: %d sweeps before the cycle", tt, f.sweeps)
+			}
+			f.st.sweep.failed = tt.failed
+			if !tt.failed {
+				f.st.lastSweep = time.Unix(1700000000, 0)
+				f.st.objectsDeleted += 3
+			}
+			return cycleResult{databases: 5}, nil
+		}
+		f.st.objectsDeleted = 40
+		r := newFakeReplicator(t.Context(), f)
+		r.sweep = tt.sweep
+		err := r.Once(t.Context())
+		if wantErr := tt.sweep && tt.failed; (err != nil) != wantErr ||
+			wantErr && !strings.Contains(err.Error(), "retention could not be enforced") {
+			t.Errorf("%+v: err=%v", tt, err)
+		}
+		if n := strings.Count(logs.String(), "msg=sweep system=multi-db objects=0 bytes=0 deleted=3 "); (n == 1) == tt.failed {
+			t.Errorf("%+v: %s", tt, logs)
+		}
+		if err := r.Close(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestReplicator_Logs(t *testing.T) {
 	logs := captureLog(t)
 	synctest.Test(t, func(t *testing.T) {

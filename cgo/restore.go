@@ -78,13 +78,9 @@ func RestoreCommand(ctx context.Context, cfg *Config, f RestoreFlags) error {
 }
 
 func restore(ctx context.Context, cfg *Config, f RestoreFlags, out io.Writer) error {
-	if f.Host != "" {
-		if cfg.Hostname == "" {
-			return fmt.Errorf("-host %s: the path of multi_db has no {{hostname}}", f.Host)
-		}
-		other := *cfg
-		other.Hostname = f.Host
-		cfg = &other
+	cfg, err := cfg.ofHost(f.Host)
+	if err != nil {
+		return err
 	}
 	opt, err := f.options()
 	if err != nil {
@@ -101,17 +97,18 @@ func restore(ctx context.Context, cfg *Config, f RestoreFlags, out io.Writer) er
 		}
 	}
 
-	core, err := openForReading(ctx, cfg)
+	r, err := openForReading(cfg)
 	if err != nil {
 		return err
 	}
-	defer core.close()
-	defer context.AfterFunc(ctx, core.cancel)()
+	defer r.close()
+	defer context.AfterFunc(ctx, r.cancel)()
+	r.signIn(ctx)
 
 	start := time.Now()
-	result, err := core.restore(opt)
+	result, err := r.restore(opt)
 	if err != nil {
-		return f.restoreError(cfg, err)
+		return f.restoreError(cfg, r, err)
 	}
 	if result.skipped {
 		logger().Info("database already exists, skipping")
@@ -134,24 +131,23 @@ func restore(ctx context.Context, cfg *Config, f RestoreFlags, out io.Writer) er
 	})
 }
 
-// openForReading opens the fleet without its lock, so that it works beside a
-// running replicate, and with the credentials that can be had.
-func openForReading(ctx context.Context, cfg *Config) (*core, error) {
-	core, err := openCore(cfg, true)
-	if err != nil {
-		return nil, fmt.Errorf("open multi_db: %w", err)
-	}
-	if cfg.S3 != nil {
-		newCredentialSource(cfg.S3, core.setCredentials, logger()).refresh(ctx)
-	}
-	return core, nil
-}
-
 func (f *RestoreFlags) integrityCheck() string {
 	if f.IntegrityCheck == "" {
 		return "none"
 	}
 	return f.IntegrityCheck
+}
+
+func parseIntegrityCheck(value string) (integrityMode, error) {
+	switch value {
+	case "none":
+		return integrityNone, nil
+	case "quick":
+		return integrityQuick, nil
+	case "full":
+		return integrityFull, nil
+	}
+	return 0, fmt.Errorf("invalid -integrity-check value: %s", value)
 }
 
 func (f *RestoreFlags) options() (restoreOptions, error) {
@@ -161,18 +157,10 @@ func (f *RestoreFlags) options() (restoreOptions, error) {
 		dryRun:      f.DryRun,
 		ifNotExists: f.IfDBNotExists,
 	}
-	switch f.integrityCheck() {
-	case "none":
-		opt.integrity = integrityNone
-	case "quick":
-		opt.integrity = integrityQuick
-	case "full":
-		opt.integrity = integrityFull
-	default:
-		return opt, fmt.Errorf("invalid -integrity-check value: %s", f.IntegrityCheck)
-	}
-
 	var err error
+	if opt.integrity, err = parseIntegrityCheck(f.integrityCheck()); err != nil {
+		return opt, err
+	}
 	if opt.path, err = filepath.Abs(f.Path); err != nil {
 		return opt, err
 	}
@@ -216,15 +204,13 @@ func errOutputExists(path string) error {
 }
 
 // restoreError puts the core's answer in upstream's words. Nil is -if-replica-exists.
-func (f *RestoreFlags) restoreError(cfg *Config, err error) error {
+func (f *RestoreFlags) restoreError(cfg *Config, hosts hostLister, err error) error {
 	switch {
 	case isNoBackup(err) && f.IfReplicaExists && !f.DryRun:
 		logger().Info("no matching backups found")
 		return nil
-	case isNoBackup(err) && cfg.Hostname != "":
-		return fmt.Errorf("no matching backup files available: %w (of host %q; -host NAME restores those of another)", err, cfg.Hostname)
 	case isNoBackup(err):
-		return fmt.Errorf("no matching backup files available: %w", err)
+		return fmt.Errorf("no matching backup files available: %w", withHosts(cfg, hosts, err))
 	case errors.Is(err, ErrExists):
 		return err // says what is in the way, and whether -force helps
 	}

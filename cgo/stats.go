@@ -72,6 +72,8 @@ type snapshot struct {
 	cyclesFailed  uint64 // cycles that ended without a result; the rest is older then
 	cycleError    string // why the last one did, "" if it did not
 	costUSDPerDay float64
+	sweepCostUSD  float64
+	lastVerify    *lastVerify // nil: none is known
 	target        string
 	version       string
 	started       time.Time
@@ -119,10 +121,33 @@ type statsResponse struct {
 	CycleError              string            `json:"cycle_error"`
 	APICalls                apiCallsResponse  `json:"api_calls"`
 	CostUSDPerDay           float64           `json:"cost_usd_per_day"`
+	LastSweep               *string           `json:"last_sweep"`
+	Sweep                   sweepResponse     `json:"sweep"`
+	ObjectsDeleted          uint64            `json:"objects_deleted"`
+	DatabasesReconciled     uint64            `json:"databases_reconciled"`
+	UploadsAborted          uint64            `json:"uploads_aborted"`
+	LastVerify              *verifyResponse   `json:"last_verify"`
 	Failures                []failureResponse `json:"failures"`
 	Target                  string            `json:"target"`
 	Version                 string            `json:"version"`
 	UptimeSeconds           float64           `json:"uptime_seconds"`
+}
+
+type sweepResponse struct {
+	Objects uint64  `json:"objects"`
+	Bytes   uint64  `json:"bytes"`
+	List    uint64  `json:"list"`
+	Delete  uint64  `json:"delete"`
+	Seconds float64 `json:"seconds"`
+	CostUSD float64 `json:"cost_usd"`
+	Failed  bool    `json:"failed"`
+}
+
+type verifyResponse struct {
+	Time      string `json:"time"`
+	Databases uint64 `json:"databases"`
+	Failed    uint64 `json:"failed"`
+	Error     string `json:"error"`
 }
 
 type apiCallsResponse struct {
@@ -175,11 +200,32 @@ func (s *snapshot) response(now time.Time) statsResponse {
 		CycleError:              s.cycleError,
 		APICalls:                apiCallsResponse{s.calls.put, s.calls.get, s.calls.list, s.calls.delete},
 		CostUSDPerDay:           s.costUSDPerDay,
-		Failures:                failures,
-		Target:                  s.target,
-		Version:                 s.version,
-		UptimeSeconds:           s.uptimeSeconds(now),
+		LastSweep:               formatTime(s.lastSweep),
+		Sweep: sweepResponse{
+			Objects: s.sweep.objects,
+			Bytes:   s.sweep.bytes,
+			List:    s.sweep.calls.list,
+			Delete:  s.sweep.calls.delete,
+			Seconds: s.sweep.seconds,
+			CostUSD: s.sweepCostUSD,
+			Failed:  s.sweep.failed,
+		},
+		ObjectsDeleted:      s.objectsDeleted,
+		DatabasesReconciled: s.databasesReconciled,
+		UploadsAborted:      s.uploadsAborted,
+		LastVerify:          s.lastVerify.response(),
+		Failures:            failures,
+		Target:              s.target,
+		Version:             s.version,
+		UptimeSeconds:       s.uptimeSeconds(now),
 	}
+}
+
+func (v *lastVerify) response() *verifyResponse {
+	if v == nil {
+		return nil
+	}
+	return &verifyResponse{v.Time, v.Databases, v.Failed, v.Error}
 }
 
 // formatTime is nil for the zero time, RFC 3339 in UTC with milliseconds otherwise.
@@ -265,6 +311,39 @@ func counter(name, help string, value func(*snapshot) uint64) metric {
 		func(s *snapshot) float64 { return float64(value(s)) })
 }
 
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// timestamp is absent while the time is zero.
+func timestamp(name, help string, value func(*snapshot) time.Time) metric {
+	return metric{
+		desc: newDesc(name, help),
+		kind: prometheus.GaugeValue,
+		value: func(s *snapshot, _ time.Time) (float64, bool) {
+			t := value(s)
+			return float64(t.UnixMilli()) / 1000, !t.IsZero()
+		},
+	}
+}
+
+// verifyGauge is absent while no verify is known.
+func verifyGauge(name, help string, value func(*lastVerify) float64) metric {
+	return metric{
+		desc: newDesc(name, help),
+		kind: prometheus.GaugeValue,
+		value: func(s *snapshot, _ time.Time) (float64, bool) {
+			if s.lastVerify == nil {
+				return 0, false
+			}
+			return value(s.lastVerify), true
+		},
+	}
+}
+
 var apiCallsDesc = newDesc("api_calls", "Number of requests sent to the target", "operation")
 
 func apiCallsMetric(operation string, value func(apiCalls) uint64) metric {
@@ -308,29 +387,49 @@ var metrics = []metric{
 	gauge("walk_failures", "Number of directories and files that could not be looked at in the last cycle",
 		func(s *snapshot) float64 { return float64(s.walkFailures) }),
 	gauge("target_unreachable", "Whether the last cycle gave up on the target",
-		func(s *snapshot) float64 {
-			if s.targetUnreachable {
-				return 1
-			}
-			return 0
-		}),
+		func(s *snapshot) float64 { return oneIf(s.targetUnreachable) }),
 	gauge("scan_seconds", "Duration of the last scan, in seconds",
 		func(s *snapshot) float64 { return s.scanSeconds }),
 	gauge("cycle_seconds", "Duration of the last cycle, in seconds",
 		func(s *snapshot) float64 { return s.cycleSeconds }),
 	gauge("cost_usd_per_day", "Cost of the requests of the last 24 hours at the list prices of S3, in US dollars",
 		func(s *snapshot) float64 { return s.costUSDPerDay }),
+	gauge("sweep_objects", "Number of objects that the last sweep left in the target",
+		func(s *snapshot) float64 { return float64(s.sweep.objects) }),
+	gauge("sweep_bytes", "Number of bytes that the last sweep left in the target",
+		func(s *snapshot) float64 { return float64(s.sweep.bytes) }),
+	gauge("sweep_list", "Number of LIST requests of the last sweep",
+		func(s *snapshot) float64 { return float64(s.sweep.calls.list) }),
+	gauge("sweep_delete", "Number of DELETE requests of the last sweep",
+		func(s *snapshot) float64 { return float64(s.sweep.calls.delete) }),
+	gauge("sweep_seconds", "Duration of the last sweep, in seconds",
+		func(s *snapshot) float64 { return s.sweep.seconds }),
+	gauge("sweep_cost_usd", "Cost of the requests of the last sweep at the list prices of S3, in US dollars",
+		func(s *snapshot) float64 { return s.sweepCostUSD }),
+	gauge("sweep_failed", "Whether the last sweep that was tried did not reach its end",
+		func(s *snapshot) float64 { return oneIf(s.sweep.failed) }),
+	counter("objects_deleted", "Number of objects deleted by retention",
+		func(s *snapshot) uint64 { return s.objectsDeleted }),
+	counter("databases_reconciled", "Number of databases marked for upload as the target lacked their newest object",
+		func(s *snapshot) uint64 { return s.databasesReconciled }),
+	counter("uploads_aborted", "Number of unfinished uploads in parts that were aborted",
+		func(s *snapshot) uint64 { return s.uploadsAborted }),
 	apiCallsMetric("PUT", func(c apiCalls) uint64 { return c.put }),
 	apiCallsMetric("GET", func(c apiCalls) uint64 { return c.get }),
 	apiCallsMetric("LIST", func(c apiCalls) uint64 { return c.list }),
 	apiCallsMetric("DELETE", func(c apiCalls) uint64 { return c.delete }),
-	{
-		desc: newDesc("last_scan_timestamp_seconds", "Unix time of the start of the last scan"),
-		kind: prometheus.GaugeValue,
-		value: func(s *snapshot, _ time.Time) (float64, bool) {
-			return float64(s.lastScan.UnixMilli()) / 1000, !s.lastScan.IsZero()
-		},
-	},
+	timestamp("last_scan_timestamp_seconds", "Unix time of the start of the last scan",
+		func(s *snapshot) time.Time { return s.lastScan }),
+	timestamp("last_sweep_timestamp_seconds", "Unix time of the start of the last complete sweep",
+		func(s *snapshot) time.Time { return s.lastSweep }),
+	timestamp("last_verify_timestamp_seconds", "Unix time of the last verify",
+		func(s *snapshot) time.Time { return s.lastVerify.at() }),
+	verifyGauge("last_verify_databases", "Number of databases that the last verify checked",
+		func(v *lastVerify) float64 { return float64(v.Databases) }),
+	verifyGauge("last_verify_failed", "Number of databases that failed in the last verify",
+		func(v *lastVerify) float64 { return float64(v.Failed) }),
+	verifyGauge("last_verify_error", "Whether the last verify ended with an error",
+		func(v *lastVerify) float64 { return oneIf(v.Error != "") }),
 	{
 		desc: newDesc("oldest_unsynced_seconds", "How long the worst database has been known as changed, in seconds"),
 		kind: prometheus.GaugeValue,

@@ -39,7 +39,8 @@ var statsFields = []string{
 	"cycles", "unsynced", "oldest_unsynced_seconds", "uploads_skipped_unchanged", "databases_failed",
 	"databases_empty", "not_databases", "databases_gone", "scan_seconds", "cycle_seconds", "cycle_overruns",
 	"api_calls", "cost_usd_per_day", "failures", "target", "version", "uptime_seconds", "walk_failures",
-	"target_unreachable", "cycles_failed", "cycle_error",
+	"target_unreachable", "cycles_failed", "cycle_error", "last_sweep", "sweep", "objects_deleted",
+	"databases_reconciled", "uploads_aborted", "last_verify",
 }
 
 func TestStats(t *testing.T) {
@@ -57,7 +58,7 @@ func TestStats(t *testing.T) {
 	if !slices.Equal(fields, want) {
 		t.Fatalf("fields %v, want %v", fields, want)
 	}
-	if stats["last_scan"] != nil || stats["oldest_unsynced_seconds"] != nil {
+	if stats["last_scan"] != nil || stats["oldest_unsynced_seconds"] != nil || stats["last_sweep"] != nil || stats["last_verify"] != nil {
 		t.Fatalf("before the first cycle: %v", stats)
 	}
 	if failures, ok := stats["failures"].([]any); !ok || len(failures) != 0 {
@@ -199,6 +200,8 @@ func TestMetrics(t *testing.T) {
 		uploadsSkippedUnchanged: 6, unsynced: 7, oldestUnsynced: time.Now().Add(-8 * time.Second),
 		databasesFailed: 9, databasesEmpty: 10, notDatabases: 11, databasesGone: 12, walkFailures: 13,
 		scanSeconds: 14, cycleSeconds: 15, calls: apiCalls{16, 17, 18, 19}, targetUnreachable: true,
+		lastSweep: time.Unix(1700000000, 0), objectsDeleted: 20, databasesReconciled: 21, uploadsAborted: 22,
+		sweep: sweepStats{objects: 23, bytes: 24, calls: apiCalls{list: 25, delete: 26}, seconds: 27, failed: true},
 	}
 	if err := r.Once(t.Context()); err != nil {
 		t.Fatal(err)
@@ -210,7 +213,9 @@ func TestMetrics(t *testing.T) {
 		"not_databases": 11, "databases_gone": 12, "walk_failures": 13, "scan_seconds": 14, "cycle_seconds": 15,
 		"api_calls,operation=PUT": 16, "api_calls,operation=GET": 17, "api_calls,operation=LIST": 18,
 		"api_calls,operation=DELETE": 19, "target_unreachable": 1, "cycles": 1, "cycles_failed": 0,
-		"cycle_overruns": 0, "cost_usd_per_day": 0,
+		"cycle_overruns": 0, "cost_usd_per_day": 0, "last_sweep_timestamp_seconds": 1700000000,
+		"objects_deleted": 20, "databases_reconciled": 21, "uploads_aborted": 22, "sweep_objects": 23, "sweep_bytes": 24,
+		"sweep_list": 25, "sweep_delete": 26, "sweep_seconds": 27, "sweep_failed": 1, "sweep_cost_usd": 0,
 	} {
 		if got, ok := after[key]; !ok || got != want {
 			t.Errorf("%s=%v (%v), want %v", key, got, ok, want)
@@ -225,7 +230,7 @@ func TestMetrics(t *testing.T) {
 	// Every number of /stats has its series.
 	for _, field := range statsFields {
 		switch field {
-		case "last_scan", "api_calls", "failures", "target", "version", "cycle_error":
+		case "last_scan", "last_sweep", "sweep", "last_verify", "api_calls", "failures", "target", "version", "cycle_error":
 			continue
 		}
 		if _, ok := after[field]; !ok {
@@ -238,6 +243,47 @@ func TestMetrics(t *testing.T) {
 	}
 	if values := gatherMetrics(t); len(values) != 0 {
 		t.Errorf("after Close: %v", values)
+	}
+}
+
+// What a sweep and a verify have found is shown, and what a sweep has cost.
+func TestStats_SweepAndVerify(t *testing.T) {
+	cfg := &Config{SyncInterval: time.Second, StateDir: t.TempDir(), S3: &S3Config{Bucket: "b", AccessKeyID: "a", SecretAccessKey: "s"}}
+	f := newFakeEngine()
+	f.run = takes(0)
+	f.st = coreStats{
+		lastSweep: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), objectsDeleted: 1, databasesReconciled: 2, uploadsAborted: 3,
+		sweep: sweepStats{objects: 4, bytes: 5, calls: apiCalls{list: 2000, delete: 7}, seconds: 8, failed: true},
+	}
+	r := newReplicator(t.Context(), cfg, "v1", f)
+	r.RegisterHTTP()
+	if err := writeLastVerify(cfg, lastVerify{Time: "2026-01-02T15:04:05Z", Databases: 9, Failed: 1, Seconds: 2, Error: "1 of 9"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Once(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stats := decodeStats(t)
+	if stats["last_sweep"] != "2026-01-02T03:04:05.000Z" || stats["objects_deleted"] != 1.0 ||
+		stats["databases_reconciled"] != 2.0 || stats["uploads_aborted"] != 3.0 {
+		t.Errorf("%v", stats)
+	}
+	if want := map[string]any{"objects": 4.0, "bytes": 5.0, "list": 2000.0, "delete": 7.0, "seconds": 8.0, "cost_usd": 0.01, "failed": true}; !maps.Equal(stats["sweep"].(map[string]any), want) {
+		t.Errorf("sweep=%v", stats["sweep"])
+	}
+	if want := map[string]any{"time": "2026-01-02T15:04:05Z", "databases": 9.0, "failed": 1.0, "error": "1 of 9"}; !maps.Equal(stats["last_verify"].(map[string]any), want) {
+		t.Errorf("last_verify=%v", stats["last_verify"])
+	}
+	values := gatherMetrics(t)
+	for key, want := range map[string]float64{
+		"last_verify_databases": 9, "last_verify_failed": 1, "last_verify_error": 1, "last_verify_timestamp_seconds": 1767366245, "sweep_cost_usd": 0.01,
+	} {
+		if got, ok := values[key]; !ok || got != want {
+			t.Errorf("%s=%v (%v), want %v", key, got, ok, want)
+		}
+	}
+	if err := r.Close(t.Context(), 0); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -494,6 +494,8 @@ static int32_t open_state(struct us *us, struct us_error *err)
 		return rc;
 	}
 	us->high_water_ns = us_state_info(us->state)->high_water_ns;
+	us->swept_s = us_state_info(us->state)->last_sweep_s;
+	us->stats.last_sweep_ns = us->published.last_sweep_ns = us->swept_s * US_NS_PER_S;
 	if (reset[0]) {
 		(void)us_report_event(us->report, US_EVENT_STATE_RESET, "", "state",
 				      reset); /* queue is empty */
@@ -642,6 +644,7 @@ US_API void us_close(struct us *us)
 		return;
 	}
 	us_cancel(us);
+	us_sweep_stop(us);
 	us_workers_stop(us);
 	if (us->store) {
 		us->store->ops->close(us->store);

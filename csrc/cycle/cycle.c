@@ -7,10 +7,7 @@
  * walk is over and no job is left, the table is swept: sums for /stats, and what
  * has been gone for three clean walks is forgotten.
  *
- * A fresh state knows nothing of what an older one has put in the target. Before
- * its first upload the target is listed once, and the epoch moves past the newest
- * name found there, so that nothing older is overwritten or sorts after what comes,
- * whatever the clock says.
+ * Before the walk a sweep of the target begins, if one is due (sweep.c).
  */
 #include "fleet.h"
 
@@ -28,7 +25,6 @@
 #define COMMIT_INTERVAL_NS (5 * US_NS_PER_S)
 #define STORE_WAIT_MS 100
 #define CLOCK_BACK_NS (10 * 60 * US_NS_PER_S)
-#define NAME_AHEAD_MAX_S (366u * 86400)
 
 struct walk {
 	struct us *us;
@@ -77,6 +73,9 @@ static int see(struct walk *walk, const struct us_walk_entry *entry, uint64_t pa
 		return US_E_NOMEM;
 	}
 	int is_new = record->fingerprint == 0 && record->flags == 0;
+	if (is_new) {
+		record->flags = US_RECORD_TOUCHED; /* no sweep under way knows it */
+	}
 	if (record->generation == us->generation && !is_new) {
 		us_table_release(us->table, path_hash);
 		return US_SEEN_UNCHANGED; /* a name that a changing directory gave twice */
@@ -150,95 +149,6 @@ static void *walk_main(void *arg)
 
 /* ----------------------------------------------------------------- the store */
 
-struct newest {
-	struct us *us;
-	uint32_t time_s;
-	uint32_t limit_s; /* a later one is no clock's error: it would stop time for all */
-	char path[US_PATH_LEN_MAX + 1];
-};
-
-/* An object's key is ours if its prefix turns into a path and back. */
-static int32_t on_listed(void *arg, const char *key, size_t key_len, uint64_t object_len)
-{
-	struct newest *newest = arg;
-	uint32_t time_s;
-	(void)object_len;
-	if (newest->us->canceled) {
-		return US_E_CANCELED;
-	}
-	if (key_len <= US_OBJECT_NAME_LEN + 1) {
-		return 0;
-	}
-	size_t prefix_len = key_len - US_OBJECT_NAME_LEN - 1;
-	const char *name = key + prefix_len + 1;
-	if (key[prefix_len] != '/' || us_time_name_parse(name, US_TIME_NAME_LEN, &time_s) ||
-	    strcmp(name + US_TIME_NAME_LEN, ".db.lz4") != 0 || time_s <= newest->time_s ||
-	    time_s > newest->limit_s) {
-		return 0;
-	}
-	if (us_template_path(newest->us->tmpl, key, prefix_len, newest->path, NULL) >= 0) {
-		newest->time_s = time_s;
-	}
-	return 0;
-}
-
-/*
- * If the clock stands well before the newest name, it was set back since: what is read
- * now shall not look older than what is there. Snapshot times are at most a window
- * later than names. (Names alone may be some seconds ahead: epochs of states that began
- * in the same second, clocks of other hosts.)
- */
-static void raise_floor(struct us *us, uint32_t newest_name_s)
-{
-	int64_t bound_ns = ((int64_t)newest_name_s + us->window_s + 1) * US_NS_PER_S;
-	int64_t ahead_ns = newest_name_s * US_NS_PER_S - us_clock_wall_ns();
-	if (ahead_ns > CLOCK_BACK_NS && bound_ns > us->high_water_ns) {
-		us->floor_ns = us->high_water_ns = bound_ns;
-	}
-}
-
-/*
- * Looks at the names in the target, once per state. Where listing is forbidden
- * (credentials that may only put), the clock has to do. Another failure is the
- * target's: RET_ERR tells, and this cycle uploads nothing.
- */
-static int32_t learn_target(struct us *us, struct us_error *err)
-{
-	struct newest *newest = us_alloc_zero(sizeof(*newest));
-	if (!newest) {
-		return us_fail_nomem(err);
-	}
-	newest->us = us;
-	newest->limit_s = (uint32_t)(us_clock_wall_ns() / US_NS_PER_S) + NAME_AHEAD_MAX_S;
-	int32_t rc = us->store->ops->list(us->store, us_template_list_prefix(us->tmpl), on_listed,
-					  newest, err);
-	uint32_t time_s = newest->time_s;
-	us_free(newest);
-	if (rc == US_E_ACCESS) {
-		if (!us->list_refused) {
-			struct us_error told = US_ERROR_INIT;
-			us->list_refused = 1;
-			(void)us_fail(&told, US_E_ACCESS,
-				      "the names in the target cannot be looked at%s; should the "
-				      "clock be set "
-				      "back, new backups could sort before old ones: %s",
-				      strstr(err->message, "AccessDenied")
-					      ? " (allow s3:ListBucket)"
-					      : "",
-				      err->message);
-			(void)us_report_event(us->report, US_EVENT_WARNING, "", "list",
-					      told.message);
-		}
-		us_error_clear(err);
-		return 0;
-	}
-	if (rc) {
-		return rc;
-	}
-	raise_floor(us, time_s);
-	return us_state_set_target_known(us->state, time_s, us->high_water_ns, err);
-}
-
 static int32_t check_credentials(struct us *us, struct us_error *err)
 {
 	if (us->target == US_TARGET_S3 && !us->has_credentials) {
@@ -266,13 +176,15 @@ static void reap(struct us *us)
 	}
 }
 
-static int32_t commit(struct us *us, struct us_error *err)
+int32_t us_commit(struct us *us, struct us_error *err)
 {
+	int wanted = us->swept_s != us_state_info(us->state)->last_sweep_s;
 	(void)pthread_mutex_lock(&us->mutex);
-	uint64_t *hashes = us->dirty;
+	struct us_state_change *changes = us->dirty;
 	size_t count = us->dirty_count;
 	int whole = us->dirty_lost;
-	uint64_t *spare = count || whole ? us_alloc(us->dirty_cap * sizeof(*spare)) : NULL;
+	wanted |= count || whole;
+	struct us_state_change *spare = wanted ? us_alloc(us->dirty_cap * sizeof(*spare)) : NULL;
 	int64_t high_water_ns = us->high_water_ns;
 	if (spare) {
 		us->dirty = spare;
@@ -281,11 +193,11 @@ static int32_t commit(struct us *us, struct us_error *err)
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
 	if (!spare) {
-		return count || whole ? us_fail_nomem(err) : 0;
+		return wanted ? us_fail_nomem(err) : 0;
 	}
-	int32_t rc =
-		us_state_commit(us->state, us->table, hashes, count, whole, high_water_ns, err);
-	us_free(hashes);
+	int32_t rc = us_state_commit(us->state, us->table, changes, count, whole, high_water_ns,
+				     us->swept_s, err);
+	us_free(changes);
 	return rc;
 }
 
@@ -313,7 +225,7 @@ static void drain(struct us *us)
 		}
 		if (due) {
 			struct us_error err = US_ERROR_INIT;
-			if (commit(us, &err)) {
+			if (us_commit(us, &err)) {
 				us_clock_sleep_ns(STORE_WAIT_MS *
 						  US_NS_PER_MS); /* it will be tried again */
 			}
@@ -334,7 +246,7 @@ static uint32_t now_s(const struct us *us)
 static void on_gone(void *arg, uint64_t path_hash)
 {
 	struct us *us = arg;
-	us_mark_dirty(us, path_hash);
+	us_mark_dirty(us, path_hash, 0);
 }
 
 static void publish(struct us *us, const struct walk *walk, const struct us_table_sums *sums,
@@ -418,7 +330,8 @@ static int32_t finish(struct us *us, struct walk *walk, int64_t start_wall_ns, s
 		(void)us_state_set_target_known(us->state, 0, us->high_water_ns, NULL);
 	}
 	struct us_error commit_err = US_ERROR_INIT;
-	int32_t commit_rc = commit(us, &commit_err);
+	us_sweep_notice(us);
+	int32_t commit_rc = us_commit(us, &commit_err);
 	us_jobs_trim(us);
 	us->now.interrupted = interrupted != 0;
 	us->now.databases = walk->result.database_count;
@@ -448,7 +361,6 @@ static int32_t finish(struct us *us, struct walk *walk, int64_t start_wall_ns, s
 int32_t us_cycle_run(struct us *us, struct us_error *err)
 {
 	struct us_error target_err = US_ERROR_INIT;
-	int64_t start_wall_ns = us_clock_wall_ns();
 	us->finishing = 0;
 	us->walk_stop = us->canceled;
 	int prefix_fd = us_walk_open(us->pattern, us->flags & US_OPEN_ANY_FILESYSTEM, err);
@@ -458,8 +370,8 @@ int32_t us_cycle_run(struct us *us, struct us_error *err)
 	us_foreign_refresh(us);
 	begin(us, prefix_fd);
 	int32_t rc = check_credentials(us, &target_err);
-	if (!rc && !us_state_info(us->state)->target_known) {
-		rc = learn_target(us, &target_err);
+	if (!rc) {
+		rc = us_sweep_begin(us, &target_err);
 	}
 	if (rc == US_E_STATE || rc == US_E_NOMEM) {
 		us->generation--; /* no walk: no database has been missing once more */
@@ -469,10 +381,11 @@ int32_t us_cycle_run(struct us *us, struct us_error *err)
 	if (rc && rc != US_E_CANCELED) {
 		us_give_up_on_target(us, &target_err);
 	}
+	int64_t start_wall_ns = us_clock_wall_ns(); /* of the scan */
 	struct walk walk = { .us = us,
 			     .err = US_ERROR_INIT,
 			     .start_ns = us_clock_mono_ns(),
-			     .now_s = (uint32_t)(us_clock_wall_ns() / US_NS_PER_S) };
+			     .now_s = (uint32_t)(start_wall_ns / US_NS_PER_S) };
 	rc = us_thread_start(&walk.thread, "us-walk", walk_main, &walk, err);
 	if (rc) {
 		us->generation--;

@@ -115,7 +115,7 @@ struct us {
 	uint32_t network_failures; /* in a row */
 	int target_down; /* the cycle has given up on the target */
 	struct us_error target_error;
-	uint64_t *dirty; /* hashes whose records are to be committed */
+	struct us_state_change *dirty; /* records that are to be committed */
 	size_t dirty_count, dirty_cap;
 	int dirty_lost; /* one could not be noted */
 	int64_t high_water_ns;
@@ -123,6 +123,11 @@ struct us {
 	_Atomic uint32_t has_credentials;
 	int list_refused; /* the credentials may not list */
 	int clock_warned;
+	/* The cycle's thread alone, but for what sweep.c says. */
+	struct us_sweep_run *sweep; /* the sweep under way, or over and not noticed yet */
+	int64_t swept_s;	    /* start of the last complete one, by the wall clock; 0: none */
+	int64_t sweep_retry_ns;	    /* monotonic; a due one waits for it after a failure */
+	uint32_t sweep_warned;	    /* of what the log was told, see sweep.c */
 	struct us_foreign *foreign;
 	size_t foreign_count;
 	struct us_cycle_result now;   /* of the cycle under way */
@@ -143,8 +148,9 @@ void us_jobs_trim(struct us *us);
 /* Ends JOB, whose put has come back. */
 void us_job_put_done(struct us *us, struct us_job *job);
 
-/* The record has to be committed. */
-void us_mark_dirty(struct us *us, uint64_t path_hash);
+/* The record has to be committed. OBJECT_LEN: of its object that was just acknowledged,
+ * else 0. */
+void us_mark_dirty(struct us *us, uint64_t path_hash, uint64_t object_len);
 /* This cycle sends nothing more: every further job fails for this reason. */
 void us_give_up_on_target(struct us *us, const struct us_error *why);
 
@@ -154,8 +160,24 @@ void us_foreign_refresh(struct us *us); /* looks again which files they are */
 int us_foreign_has(void *us, uint64_t device, uint64_t inode);
 void us_foreign_free(struct us *us);
 
+/*
+ * sweep.c: the target against retention and records, on a thread of its own.
+ *
+ * us_sweep_begin, before the walk: starts a sweep if one is due, wanted or needed (a state
+ * that has not seen the target's names). Waits for the end of one that is wanted or needed,
+ * else a moment; us_finish and us_cancel end the waiting. Returns 0, or why nothing may be
+ * uploaded in this cycle; US_E_STATE and US_E_NOMEM: why there can be none.
+ * us_sweep_notice, at a cycle's end: takes over what a sweep that is over has found.
+ * us_sweep_stop, after us_cancel: joins. The cycle's thread only.
+ */
+int32_t us_sweep_begin(struct us *us, struct us_error *err);
+void us_sweep_notice(struct us *us);
+void us_sweep_stop(struct us *us);
+
 /* cycle.c, plan.c */
 int32_t us_cycle_run(struct us *us, struct us_error *err);
+/* Commits the dirty records. After a failure the next commit writes everything. */
+int32_t us_commit(struct us *us, struct us_error *err);
 int us_stopping(struct us *us);
 int32_t us_plan_run(struct us *us, struct us_plan *ret_plan, struct us_sample *samples,
 		    size_t capacity, size_t *ret_count, struct us_error *err);

@@ -230,12 +230,13 @@ static struct us_job *next_job(struct us *us)
 
 /* ------------------------------------------------------------------ results */
 
-void us_mark_dirty(struct us *us, uint64_t path_hash)
+void us_mark_dirty(struct us *us, uint64_t path_hash, uint64_t object_len)
 {
 	(void)pthread_mutex_lock(&us->mutex);
 	if (us->dirty_count == us->dirty_cap) {
 		size_t cap = us_size_mul(us->dirty_cap, 2);
-		uint64_t *dirty = us_realloc(us->dirty, us_size_mul(cap, sizeof(*dirty)));
+		struct us_state_change *dirty =
+			us_realloc(us->dirty, us_size_mul(cap, sizeof(*dirty)));
 		if (!dirty) {
 			us->dirty_lost = 1; /* the next commit writes everything */
 			(void)pthread_mutex_unlock(&us->mutex);
@@ -244,7 +245,8 @@ void us_mark_dirty(struct us *us, uint64_t path_hash)
 		us->dirty = dirty;
 		us->dirty_cap = cap;
 	}
-	us->dirty[us->dirty_count++] = path_hash;
+	us->dirty[us->dirty_count++] =
+		(struct us_state_change){ .path_hash = path_hash, .object_len = object_len };
 	if (us->dirty_count == US_DIRTY_MAX) {
 		(void)pthread_cond_signal(&us->done);
 	}
@@ -309,7 +311,7 @@ static void job_fail_as(struct us *us, struct us_job *job, const char *stage,
 		}
 	}
 	if (is_first) {
-		us_mark_dirty(us, job->path_hash);
+		us_mark_dirty(us, job->path_hash, 0);
 	}
 	note_failure(us, strcmp(stage, STAGE_UPLOAD) == 0);
 	job_free(us, job);
@@ -321,15 +323,20 @@ static void job_fail(struct us *us, struct us_job *job, const char *stage,
 	job_fail_as(us, job, stage, why, 0);
 }
 
-/* Records that the target has what these stats describe. */
-static void record_synced(struct us *us, struct us_job *job, int uploaded)
+/* Records that the target has what these stats describe. 0: it has not, if JOB was not
+ * UPLOADED and a sweep has meanwhile found that its object is not there. */
+static int record_synced(struct us *us, struct us_job *job, int uploaded)
 {
 	const struct us_image_info *info = &job->info;
 	uint64_t fingerprint =
 		us_fingerprint(&us_state_info(us->state)->key, &info->db, &info->wal);
 	struct us_record *record = us_table_acquire(us->table, job->path_hash, 1);
 	if (!record) {
-		return; /* out of memory: it will be read and sent once more */
+		return 1; /* out of memory: it will be read and sent once more */
+	}
+	if (!uploaded && record->content_hash != job->content_hash) {
+		us_table_release(us->table, job->path_hash);
+		return 0;
 	}
 	int recovered = record->flags & US_RECORD_REPORTED;
 	uint8_t before = record->fingerprint == fingerprint ? record->flags : 0;
@@ -337,7 +344,8 @@ static void record_synced(struct us *us, struct us_job *job, int uploaded)
 		before = 0;
 	}
 	record->fingerprint = fingerprint;
-	record->flags = us_racy_flags(&info->db, &info->wal, info->clock_ns, before);
+	record->flags = us_racy_flags(&info->db, &info->wal, info->clock_ns, before) |
+			(uint8_t)(record->flags & US_RECORD_TOUCHED);
 	if (uploaded) {
 		record->content_hash = job->content_hash;
 		record->object_time = job->object_time;
@@ -346,20 +354,22 @@ static void record_synced(struct us *us, struct us_job *job, int uploaded)
 		record->size_class = us_size_class(info->image_len);
 	}
 	us_table_release(us->table, job->path_hash);
-	us_mark_dirty(us, job->path_hash);
+	us_mark_dirty(us, job->path_hash, uploaded ? job->put.len : 0);
 	if (recovered) {
 		(void)tell(us, job, US_EVENT_RECOVERED, "",
 			   ""); /* a full queue loses a good news only */
 	}
+	return 1;
 }
 
 static void job_unchanged(struct us *us, struct us_job *job)
 {
-	record_synced(us, job, 0);
-	(void)pthread_mutex_lock(&us->mutex);
-	us->now.unchanged++;
-	us->stats.uploads_skipped_unchanged++;
-	(void)pthread_mutex_unlock(&us->mutex);
+	if (record_synced(us, job, 0)) {
+		(void)pthread_mutex_lock(&us->mutex);
+		us->now.unchanged++;
+		us->stats.uploads_skipped_unchanged++;
+		(void)pthread_mutex_unlock(&us->mutex);
+	}
 	job_free(us, job);
 }
 
@@ -383,9 +393,10 @@ static void job_not_database(struct us *us, struct us_job *job, int32_t code,
 		uint8_t kind = code == US_E_EMPTY ? US_RECORD_EMPTY : US_RECORD_NOT_DATABASE;
 		int is_new = !(record->flags & kind);
 		record->fingerprint = job->fingerprint;
-		record->flags = kind | job->racy_flags;
+		record->flags = kind | job->racy_flags |
+				(uint8_t)(record->flags & US_RECORD_TOUCHED);
 		us_table_release(us->table, job->path_hash);
-		us_mark_dirty(us, job->path_hash);
+		us_mark_dirty(us, job->path_hash, 0);
 		if (is_new && kind == US_RECORD_NOT_DATABASE) {
 			(void)tell(us, job, US_EVENT_NOT_DATABASE, "read",
 				   why->message); /* counted anyway */
@@ -431,10 +442,10 @@ void us_job_put_done(struct us *us, struct us_job *job)
 		us_give_up_on_target(us, &job->put.err);
 	}
 	if (rc != 0) {
-		us_mark_dirty(us, job->path_hash); /* its content hash is not known any more */
+		us_mark_dirty(us, job->path_hash, 0); /* its content hash is not known any more */
 	}
 	if (rc == 0) {
-		record_synced(us, job, 1);
+		(void)record_synced(us, job, 1); /* always 1 */
 		job_free(us, job);
 	} else if (rc == US_E_CANCELED) {
 		job_free(us, job);
@@ -534,14 +545,35 @@ static void keep_changed(struct us *us, const struct us_job *job)
 	}
 }
 
-/* Names the object and gives it to the store. */
-static void send(struct us *us, struct us_job *job, const struct us_record *record)
+/*
+ * The time in the name of JOB's object, 0 if there is none now. Until it is acknowledged,
+ * nobody knows which content the target has; its name is used up in any case, as it may
+ * still arrive. Under one lock, as a sweep may correct the record's last name; from now on
+ * it does not.
+ */
+static uint32_t name_object(struct us *us, struct us_job *job)
 {
-	const struct us_state_info *state = us_state_info(us->state);
-	job->object_time =
-		us_object_time_next(record, job->info.image_len, us->window_s, state->epoch_s,
-				    (uint32_t)(job->info.snapshot_ns / US_NS_PER_S),
-				    (uint32_t)(us_clock_wall_ns() / US_NS_PER_S));
+	struct us_record *record = us_table_acquire(us->table, job->path_hash, 1);
+	if (!record) {
+		return 0; /* out of memory: still changed */
+	}
+	uint32_t time_s = us_object_time_next(record, job->info.image_len, us->window_s,
+					      us_state_info(us->state)->epoch_s,
+					      (uint32_t)(job->info.snapshot_ns / US_NS_PER_S),
+					      (uint32_t)(us_clock_wall_ns() / US_NS_PER_S));
+	if (time_s != 0) {
+		record->content_hash = 0;
+		record->object_time = time_s;
+		record->flags |= US_RECORD_TOUCHED;
+	}
+	us_table_release(us->table, job->path_hash);
+	return time_s;
+}
+
+/* Names the object and gives it to the store. */
+static void send(struct us *us, struct us_job *job)
+{
+	job->object_time = name_object(us, job);
 	if (job->object_time == 0) {
 		keep_changed(us, job); /* the next cycle has another second */
 		job_free(us, job);
@@ -562,14 +594,6 @@ static void send(struct us *us, struct us_job *job, const struct us_record *reco
 	memcpy(job->put.sha256, job->object.sha256, sizeof(job->put.sha256));
 	us_time_rfc3339_format(job->info.snapshot_ns, job->put.snapshot_time);
 	us_hex(job->object.lz4_sha256, sizeof(job->object.lz4_sha256), job->put.lz4_sha256);
-	/* Until it is acknowledged, nobody knows which content the target has; its name is
-	 * used up in any case, as it may still arrive. */
-	struct us_record *now = us_table_acquire(us->table, job->path_hash, 0);
-	if (now) {
-		now->content_hash = 0;
-		now->object_time = job->object_time;
-		us_table_release(us->table, job->path_hash);
-	}
 	(void)pthread_mutex_lock(&us->mutex);
 	if (us->putting++ == 0) {
 		(void)pthread_cond_signal(&us->done);
@@ -677,7 +701,7 @@ static void process(struct us_worker *w)
 		job_unchanged(us, job);
 		return;
 	}
-	send(us, job, &record);
+	send(us, job);
 }
 
 static void *worker_main(void *arg)

@@ -18,10 +18,8 @@
  *	28  be32 size in pages, valid if not 0 and 92 equals 24
  *	92  be32 version-valid-for
  *
- * The integrity check runs in SQLite on the temporary file, opened through
- * /proc/self/fd as immutable: no lock, no side file, and bytes 18-19 (WAL mode) do
- * not matter. It closes a descriptor of the file, which would drop classic POSIX
- * locks on it; there are none, ours belong to the open file description.
+ * The integrity check runs in SQLite on that very file (fd_vfs.c): no name, no lock, no
+ * side file, and bytes 18-19 (WAL mode) do not matter.
  */
 #include "fetch.h"
 
@@ -35,6 +33,7 @@
 #include "../base/bytes.h"
 #include "../base/clock.h"
 #include "../base/escape.h"
+#include "fd_vfs.h"
 
 #define LZ4_RATIO_MAX 256
 #define IMAGE_LEN_SPARE 65536
@@ -424,13 +423,9 @@ int32_t us_fetch_check(int fd, uint32_t integrity_check, const char *shown,
 	if (integrity_check == US_INTEGRITY_NONE) {
 		return 0;
 	}
-	char uri[64];
-	(void)snprintf(uri, sizeof(uri), "file:/proc/self/fd/%d?mode=ro&immutable=1", fd);
 	sqlite3 *db = NULL;
 	int32_t rc;
-	const int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX |
-			  SQLITE_OPEN_PRIVATECACHE;
-	int sqlite_rc = sqlite3_open_v2(uri, &db, flags, NULL);
+	int sqlite_rc = us_fd_vfs_open(fd, &db);
 	if (sqlite_rc == SQLITE_OK) {
 		/* The schema is not trusted: no side effects through views or triggers. */
 		(void)sqlite3_db_config(db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);

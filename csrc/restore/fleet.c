@@ -243,7 +243,7 @@ static void choose_by_timestamp(struct us_fleet_item *item, const struct us_cata
 static int32_t pass_local(struct us_fleet *f, const char *key)
 {
 	char path[US_PATH_LEN_MAX + 1];
-	while (f->local && f->local_next < us_local_count(f->local)) {
+	while (f->local_next < us_local_count(f->local)) {
 		const char *local_key = us_local_key(f->local, f->local_next);
 		int order = key ? us_key_compare(local_key, key) : -1;
 		if (order > 0) {
@@ -627,10 +627,6 @@ int32_t us_fleet_run(struct us_task *task, struct us_error *err)
 	rc = init(f, task, err);
 	if (!rc && f->is_verify) {
 		rc = us_task_walk(task, &f->local, err);
-		if (rc == US_E_NOTFOUND) { /* no such tree here: no databases on disk */
-			us_error_clear(err);
-			rc = 0;
-		}
 	}
 	if (!rc) {
 		rc = run_threads(f, err);

@@ -81,7 +81,7 @@ struct us_fleet {
 	struct us_fleet_worker *workers;
 	uint32_t worker_count;
 	/* the lister's */
-	struct us_local *local; /* VERIFY: what is on disk; NULL: nothing */
+	struct us_local *local; /* VERIFY: what is on disk */
 	size_t local_next;
 	struct us_fleet_item **sample; /* VERIFY with sample_count: a reservoir */
 	uint64_t sample_seen;

@@ -135,6 +135,11 @@ int32_t us_local_walk(const struct us_pattern *pattern, const struct us_template
 		      struct us_local **ret_local, struct us_error *err)
 {
 	int prefix_fd = us_walk_open(pattern, any_filesystem, err);
+	if (prefix_fd == US_E_NOTFOUND) {
+		us_error_clear(err);
+		*ret_local = NULL;
+		return 0;
+	}
 	if (prefix_fd < 0) {
 		return prefix_fd;
 	}
@@ -183,7 +188,7 @@ void us_local_free(struct us_local *local)
 
 size_t us_local_count(const struct us_local *local)
 {
-	return local->keys.count;
+	return local ? local->keys.count : 0;
 }
 
 const char *us_local_key(const struct us_local *local, size_t index)
@@ -193,13 +198,13 @@ const char *us_local_key(const struct us_local *local, size_t index)
 
 int us_local_has(const struct us_local *local, const char *key)
 {
-	return local->keys.count > 0 && bsearch(&key, local->keys.items, local->keys.count,
+	return us_local_count(local) > 0 && bsearch(&key, local->keys.items, local->keys.count,
 						sizeof(*local->keys.items), by_key) != NULL;
 }
 
 size_t us_local_bad_count(const struct us_local *local)
 {
-	return local->bad.count / 2;
+	return local ? local->bad.count / 2 : 0;
 }
 
 struct us_local_bad us_local_bad_at(const struct us_local *local, size_t index)
@@ -210,10 +215,10 @@ struct us_local_bad us_local_bad_at(const struct us_local *local, size_t index)
 
 uint64_t us_local_failures(const struct us_local *local)
 {
-	return local->walked.failure_count;
+	return local ? local->walked.failure_count : 0;
 }
 
 const char *us_local_first_failure(const struct us_local *local)
 {
-	return local->first_failure;
+	return local ? local->first_failure : "";
 }

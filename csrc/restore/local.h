@@ -6,7 +6,8 @@
 
 /*
  * The databases on disk, by the key that each has, in the order in which a catalog
- * names those of the target (us_key_compare).
+ * names those of the target (us_key_compare). NULL stands for none: a tree that does
+ * not exist.
  */
 struct us_local;
 
@@ -14,11 +15,12 @@ struct us_local_bad { /* a database whose path gives no legal key */
 	const char *path, *message;
 };
 
-/* Walks. ANY_FILESYSTEM as for us_walk_open. Freed with us_local_free. */
+/* Walks. ANY_FILESYSTEM as for us_walk_open. *RET_LOCAL is freed with us_local_free; it
+ * is NULL if the pattern's prefix does not exist. */
 int32_t us_local_walk(const struct us_pattern *pattern, const struct us_template *tmpl,
 		      int any_filesystem, const _Atomic uint32_t *cancel,
 		      struct us_local **ret_local, struct us_error *err);
-void us_local_free(struct us_local *local); /* accepts NULL */
+void us_local_free(struct us_local *local);
 
 size_t us_local_count(const struct us_local *local); /* with a key */
 const char *us_local_key(const struct us_local *local, size_t index);

@@ -28,7 +28,7 @@ struct chosen {
 
 struct purge {
 	struct us_task *task;
-	const struct us_local *local; /* NULL: the disk does not matter */
+	const struct us_local *local; /* NULL also where the disk does not matter */
 	struct chosen *chosen;
 	size_t count, cap;
 	char (*keys)[US_KEY_LEN_MAX + 1]; /* to be removed next, US_REMOVE_MANY_MAX of them */
@@ -204,7 +204,7 @@ static int32_t run(struct purge *p, struct us_error *err)
 	struct us_task *task = p->task;
 	const struct us_catalog_fns fns = { .database = on_database, .arg = p };
 	struct us_catalog_result result;
-	int32_t rc = p->local ? check_walk(task, p->local, err) : 0;
+	int32_t rc = check_walk(task, p->local, err);
 	if (!rc) {
 		rc = us_catalog_run(task->view.store, task->view.tmpl,
 				    task->options.path ? task->key : NULL, 0, UINT32_MAX, &fns,
@@ -229,10 +229,6 @@ int32_t us_purge_run(struct us_task *task, struct us_error *err)
 	struct purge p = { .task = task };
 	struct us_local *local = NULL;
 	int32_t rc = task->options.path ? 0 : us_task_walk(task, &local, err);
-	if (rc == US_E_NOTFOUND && !(task->options.flags & US_TASK_GONE)) {
-		us_error_clear(err); /* no such tree on this machine: nothing to be listed */
-		rc = 0;
-	}
 	if (!rc) {
 		p.local = local;
 		rc = run(&p, err);

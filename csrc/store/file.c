@@ -38,6 +38,7 @@
 #include "../base/thread.h"
 #include "../base/tree.h"
 #include "file_list.h"
+#include "file_remove.h"
 
 #define BATCH_MAX 1024
 #define SMALL_BATCH 16
@@ -584,6 +585,34 @@ static int32_t file_remove(struct us_store *store, const char *key, struct us_er
 	return rc;
 }
 
+static int32_t file_remove_many(struct us_store *store, const char *const *keys, size_t count,
+				size_t *ret_removed, struct us_error *err)
+{
+	struct file_store *file = of(store);
+	int64_t start_ns = us_clock_mono_ns();
+	*ret_removed = 0;
+	int32_t rc = check_root(file, err);
+	if (rc) {
+		return rc;
+	}
+	rc = us_file_remove_many(file->root_fd, keys, count, &file->canceled, ret_removed, err);
+	(void)pthread_mutex_lock(&file->mutex);
+	file->counts.remove += count;
+	file->counts.remove_ns += (uint64_t)(us_clock_mono_ns() - start_ns);
+	(void)pthread_mutex_unlock(&file->mutex);
+	return rc;
+}
+
+/* Objects come whole here: there is nothing to abort. */
+static int32_t file_abort_uploads(struct us_store *store, const char *prefix,
+				  us_store_is_ours_fn *is_ours, void *arg, uint64_t *ret_count,
+				  struct us_error *err)
+{
+	(void)store, (void)prefix, (void)is_ours, (void)arg, (void)err;
+	*ret_count = 0;
+	return 0;
+}
+
 static void file_cancel(struct us_store *store)
 {
 	of(store)->canceled = 1;
@@ -639,6 +668,8 @@ static const struct us_store_ops file_ops = {
 	.get = file_get,
 	.list = file_list,
 	.remove = file_remove,
+	.remove_many = file_remove_many,
+	.abort_uploads = file_abort_uploads,
 	.cancel = file_cancel,
 	.counts = file_counts,
 	.close = file_close,

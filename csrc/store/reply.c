@@ -208,13 +208,13 @@ static const char *status_text(int32_t status)
 
 static int32_t code_of(int32_t status, const char *s3_code, int key_can_miss)
 {
-	if (status == 401 || status == 403 || strcmp(s3_code, "ExpiredToken") == 0 ||
-	    strcmp(s3_code, "InvalidToken") == 0) {
+	if (status == 401 || status == 403 || strcmp(s3_code, "AccessDenied") == 0 ||
+	    strcmp(s3_code, "ExpiredToken") == 0 || strcmp(s3_code, "InvalidToken") == 0) {
 		return US_E_ACCESS;
 	}
 	if (status == 404 && key_can_miss &&
 	    (s3_code[0] == '\0' || strcmp(s3_code, "NoSuchKey") == 0 ||
-	     strcmp(s3_code, "NotFound") == 0)) {
+	     strcmp(s3_code, "NotFound") == 0 || strcmp(s3_code, "NoSuchUpload") == 0)) {
 		return US_E_NOTFOUND;
 	}
 	return US_E_HTTP;
@@ -225,6 +225,7 @@ static uint32_t is_retryable(int32_t status, const char *s3_code)
 	return status == 429 || status == 408 ||
 	       (status >= 500 && status != 501 && status != 505) ||
 	       strcmp(s3_code, "RequestTimeout") == 0 || strcmp(s3_code, "SlowDown") == 0 ||
+	       strcmp(s3_code, "ServiceUnavailable") == 0 ||
 	       strcmp(s3_code, "InternalError") == 0 || strcmp(s3_code, "OperationAborted") == 0;
 }
 
@@ -296,6 +297,15 @@ int32_t us_s3_reply_fail(const struct us_s3_reply *reply, const struct us_s3_end
 int us_s3_reply_is_throttle(const struct us_s3_reply *reply)
 {
 	return reply->status == 503 || reply->status == 429;
+}
+
+int us_s3_reply_is_unsupported(const struct us_s3_reply *reply)
+{
+	struct us_s3_error_doc doc;
+	return reply->status == 501 || reply->status == 405 ||
+	       (reply->status == 400 && reply->body.len > 0 &&
+		us_s3_xml_error(reply->body.data, reply->body.len, &doc) &&
+		strcmp(doc.code, "NotImplemented") == 0);
 }
 
 int32_t us_s3_reply_check_put(const struct us_s3_reply *reply,

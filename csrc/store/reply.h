@@ -31,7 +31,8 @@ size_t us_s3_reply_header(char *data, size_t one, size_t data_len, void *user);
 int us_s3_reply_add_body(struct us_s3_reply *reply, const char *data, size_t data_len);
 
 /* The answer as an error, for a status that is no success or an Error document.
- * Chooses the code; US_E_NOTFOUND only if KEY_CAN_MISS and the key is missing. */
+ * Chooses the code; US_E_NOTFOUND only if KEY_CAN_MISS and the key, or the upload in
+ * parts, is missing. */
 int32_t us_s3_reply_fail(const struct us_s3_reply *reply, const struct us_s3_endpoint *endpoint,
 			 const struct us_s3_request *request, int key_can_miss,
 			 struct us_error *err);
@@ -43,6 +44,9 @@ int32_t us_s3_reply_fail_doc(const struct us_s3_reply *reply, const struct us_s3
 
 /* Whether the answer asks to send less (503, 429). */
 int us_s3_reply_is_throttle(const struct us_s3_reply *reply);
+
+/* Whether the server has no such request at all. */
+int us_s3_reply_is_unsupported(const struct us_s3_reply *reply);
 
 /* 0 if the answer acknowledges a PUT, else the failure. */
 int32_t us_s3_reply_check_put(const struct us_s3_reply *reply,

@@ -15,6 +15,7 @@
 #include "request.h"
 
 #include <openssl/crypto.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -25,6 +26,7 @@
 #define URL_LEN_MAX (32u << 10)     /* origin, escaped key or prefix, escaped token */
 #define HEADERS_LEN_MAX (16u << 10) /* the token is the longest */
 #define QUERY_PAIRS_MAX 5
+#define XML_TYPE "application/xml"
 #define SIGNATURE_MARK "Signature="
 #define NO_EXPECT "Expect:" /* waiting for 100-continue costs a second where servers ignore it */
 #define TOKEN_HEADER "x-amz-security-token"
@@ -229,9 +231,16 @@ static int32_t check_key(const char *key, struct us_error *err)
 	return 0;
 }
 
-int32_t us_s3_request_put(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
-			  struct us_s3_signer *signer, const struct us_put *put,
-			  struct us_error *err)
+static struct us_sigv4_query_pair pair(const char *name, const char *value)
+{
+	return (struct us_sigv4_query_pair){ name, value, strlen(name), strlen(value) };
+}
+
+/* The headers that make an object what it is: of PUT, and of the start of an upload in
+ * parts. */
+static int32_t object_request(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			      struct us_s3_signer *signer, const struct us_put *put, int in_parts,
+			      struct us_error *err)
 {
 	struct common common;
 	int32_t rc = check_key(put->key, err);
@@ -240,9 +249,13 @@ int32_t us_s3_request_put(struct us_s3_request *request, const struct us_s3_endp
 	}
 	pthread_mutex_lock(&signer->lock);
 	start_common(signer, &common);
-	us_hex(put->sha256, sizeof(put->sha256), common.sha256);
-	begin(request, endpoint, "PUT", put->key);
+	begin(request, endpoint, in_parts ? "POST" : "PUT", put->key);
 	us_text_add_encoded(&request->url, put->key, strlen(put->key), 1);
+	if (in_parts) {
+		us_text_puts(&request->url, "?uploads=");
+	} else {
+		us_hex(put->sha256, sizeof(put->sha256), common.sha256);
+	}
 	add_header(request, "content-type", "application/octet-stream");
 	add_header(request, "host", endpoint->host);
 	add_time_and_hash(request, &common);
@@ -262,21 +275,56 @@ int32_t us_s3_request_put(struct us_s3_request *request, const struct us_s3_endp
 	return rc;
 }
 
+int32_t us_s3_request_put(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			  struct us_s3_signer *signer, const struct us_put *put,
+			  struct us_error *err)
+{
+	return object_request(request, endpoint, signer, put, 0, err);
+}
+
+int32_t us_s3_request_create(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			     struct us_s3_signer *signer, const struct us_put *put,
+			     struct us_error *err)
+{
+	return object_request(request, endpoint, signer, put, 1, err);
+}
+
+/* A request without metadata. What is NULL or 0 is not there. */
+struct plain {
+	const char *method;
+	const char *about; /* for messages */
+	const char *key;   /* in the path; NULL: it is the bucket's */
+	struct us_sigv4_query_pair pairs[QUERY_PAIRS_MAX];
+	size_t pair_count;
+	const char *content_md5, *content_type, *range;
+	const uint8_t *sha256; /* of what is sent */
+};
+
 static int32_t plain_request(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
-			     struct us_s3_signer *signer, const char *method, const char *key,
-			     const char *range, struct us_error *err)
+			     struct us_s3_signer *signer, struct plain *plain, struct us_error *err)
 {
 	struct common common;
-	int32_t rc = check_key(key, err);
+	int32_t rc = plain->key ? check_key(plain->key, err) : 0;
 	if (rc) {
 		return rc;
 	}
 	pthread_mutex_lock(&signer->lock);
 	start_common(signer, &common);
-	begin(request, endpoint, method, key);
-	us_text_add_encoded(&request->url, key, strlen(key), 1);
+	if (plain->sha256) {
+		us_hex(plain->sha256, US_SHA256_LEN, common.sha256);
+	}
+	begin(request, endpoint, plain->method, plain->about);
+	if (plain->key) {
+		us_text_add_encoded(&request->url, plain->key, strlen(plain->key), 1);
+	}
+	if (plain->pair_count > 0) {
+		us_text_puts(&request->url, "?");
+		us_sigv4_add_query(&request->url, plain->pairs, plain->pair_count);
+	}
+	add_header(request, "content-md5", plain->content_md5);
+	add_header(request, "content-type", plain->content_type);
 	add_header(request, "host", endpoint->host);
-	add_header(request, "range", range);
+	add_header(request, "range", plain->range);
 	add_time_and_hash(request, &common);
 	add_token(request, signer->identity);
 	rc = finish(request, endpoint, signer, &common, err);
@@ -288,49 +336,120 @@ int32_t us_s3_request_get(struct us_s3_request *request, const struct us_s3_endp
 			  struct us_s3_signer *signer, const char *key, const char *range,
 			  struct us_error *err)
 {
-	return plain_request(request, endpoint, signer, "GET", key, range, err);
+	struct plain plain = { .method = "GET", .about = key, .key = key, .range = range };
+	return plain_request(request, endpoint, signer, &plain, err);
 }
 
 int32_t us_s3_request_remove(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
 			     struct us_s3_signer *signer, const char *key, struct us_error *err)
 {
-	return plain_request(request, endpoint, signer, "DELETE", key, NULL, err);
+	struct plain plain = { .method = "DELETE", .about = key, .key = key };
+	return plain_request(request, endpoint, signer, &plain, err);
 }
 
-static struct us_sigv4_query_pair pair(const char *name, const char *value)
+static int32_t check_prefix(const char *prefix, struct us_error *err)
 {
-	return (struct us_sigv4_query_pair){ name, value, strlen(name), strlen(value) };
+	if (strnlen(prefix, US_S3_KEY_LEN_MAX + 1) > US_S3_KEY_LEN_MAX) {
+		return us_fail(err, US_E_ARG, "prefix %.100s...: more than %d bytes", prefix,
+			       US_S3_KEY_LEN_MAX);
+	}
+	return 0;
 }
 
 int32_t us_s3_request_list(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
 			   struct us_s3_signer *signer, const char *prefix, const char *token,
 			   struct us_error *err)
 {
-	if (strnlen(prefix, US_S3_KEY_LEN_MAX + 1) > US_S3_KEY_LEN_MAX) {
-		return us_fail(err, US_E_ARG, "prefix %.100s...: more than %d bytes", prefix,
-			       US_S3_KEY_LEN_MAX);
+	int32_t rc = check_prefix(prefix, err);
+	if (rc) {
+		return rc;
 	}
-	struct common common;
-	struct us_sigv4_query_pair pairs[QUERY_PAIRS_MAX];
-	size_t count = 0;
-	pairs[count++] = pair("encoding-type", "url");
-	pairs[count++] = pair("list-type", "2");
-	pairs[count++] = pair("max-keys", "1000");
-	pairs[count++] = pair("prefix", prefix);
+	struct plain plain = { .method = "GET", .about = prefix };
+	plain.pairs[plain.pair_count++] = pair("encoding-type", "url");
+	plain.pairs[plain.pair_count++] = pair("list-type", "2");
+	plain.pairs[plain.pair_count++] = pair("max-keys", "1000");
+	plain.pairs[plain.pair_count++] = pair("prefix", prefix);
 	if (token) {
-		pairs[count++] = pair("continuation-token", token);
+		plain.pairs[plain.pair_count++] = pair("continuation-token", token);
 	}
-	pthread_mutex_lock(&signer->lock);
-	start_common(signer, &common);
-	begin(request, endpoint, "GET", prefix);
-	us_text_puts(&request->url, "?");
-	us_sigv4_add_query(&request->url, pairs, count);
-	add_header(request, "host", endpoint->host);
-	add_time_and_hash(request, &common);
-	add_token(request, signer->identity);
-	int32_t rc = finish(request, endpoint, signer, &common, err);
-	pthread_mutex_unlock(&signer->lock);
-	return rc;
+	return plain_request(request, endpoint, signer, &plain, err);
+}
+
+int32_t us_s3_request_uploads(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			      struct us_s3_signer *signer, const char *prefix,
+			      const char *after_key, struct us_error *err)
+{
+	int32_t rc = check_prefix(prefix, err);
+	if (rc) {
+		return rc;
+	}
+	struct plain plain = { .method = "GET", .about = prefix };
+	plain.pairs[plain.pair_count++] = pair("encoding-type", "url");
+	plain.pairs[plain.pair_count++] = pair("max-uploads", "1000");
+	plain.pairs[plain.pair_count++] = pair("prefix", prefix);
+	plain.pairs[plain.pair_count++] = pair("uploads", "");
+	if (after_key) {
+		plain.pairs[plain.pair_count++] = pair("key-marker", after_key);
+	}
+	return plain_request(request, endpoint, signer, &plain, err);
+}
+
+int32_t us_s3_request_remove_many(struct us_s3_request *request,
+				  const struct us_s3_endpoint *endpoint,
+				  struct us_s3_signer *signer, const char *about,
+				  const uint8_t sha256[US_SHA256_LEN], const char *content_md5,
+				  struct us_error *err)
+{
+	struct plain plain = { .method = "POST",
+			       .about = about,
+			       .pairs = { pair("delete", "") },
+			       .pair_count = 1,
+			       .content_md5 = content_md5,
+			       .content_type = XML_TYPE,
+			       .sha256 = sha256 };
+	return plain_request(request, endpoint, signer, &plain, err);
+}
+
+int32_t us_s3_request_part(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			   struct us_s3_signer *signer, const char *key, const char *upload_id,
+			   uint32_t number, const uint8_t sha256[US_SHA256_LEN],
+			   struct us_error *err)
+{
+	char text[16];
+	(void)snprintf(text, sizeof(text), "%u", number);
+	struct plain plain = { .method = "PUT",
+			       .about = key,
+			       .key = key,
+			       .pairs = { pair("partNumber", text), pair("uploadId", upload_id) },
+			       .pair_count = 2,
+			       .sha256 = sha256 };
+	return plain_request(request, endpoint, signer, &plain, err);
+}
+
+int32_t us_s3_request_complete(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			       struct us_s3_signer *signer, const char *key, const char *upload_id,
+			       const uint8_t sha256[US_SHA256_LEN], struct us_error *err)
+{
+	struct plain plain = { .method = "POST",
+			       .about = key,
+			       .key = key,
+			       .pairs = { pair("uploadId", upload_id) },
+			       .pair_count = 1,
+			       .content_type = XML_TYPE,
+			       .sha256 = sha256 };
+	return plain_request(request, endpoint, signer, &plain, err);
+}
+
+int32_t us_s3_request_abort(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			    struct us_s3_signer *signer, const char *key, const char *upload_id,
+			    struct us_error *err)
+{
+	struct plain plain = { .method = "DELETE",
+			       .about = key,
+			       .key = key,
+			       .pairs = { pair("uploadId", upload_id) },
+			       .pair_count = 1 };
+	return plain_request(request, endpoint, signer, &plain, err);
 }
 
 int us_s3_request_leaks(const struct us_s3_request *request, const char *text)

@@ -60,6 +60,33 @@ int32_t us_s3_request_list(struct us_s3_request *request, const struct us_s3_end
 			   struct us_s3_signer *signer, const char *prefix, const char *token,
 			   struct us_error *err);
 
+/* One page of the uploads in parts below PREFIX; AFTER_KEY: where to go on, or NULL. */
+int32_t us_s3_request_uploads(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			      struct us_s3_signer *signer, const char *prefix,
+			      const char *after_key, struct us_error *err);
+/* DeleteObjects. ABOUT: one of the keys, for messages. Of the body: its SHA-256, and its
+ * MD5 in base64. */
+int32_t us_s3_request_remove_many(struct us_s3_request *request,
+				  const struct us_s3_endpoint *endpoint,
+				  struct us_s3_signer *signer, const char *about,
+				  const uint8_t sha256[US_SHA256_LEN], const char *content_md5,
+				  struct us_error *err);
+/* The steps of an upload in parts: start, one part (NUMBER from 1), end, or end without
+ * object. */
+int32_t us_s3_request_create(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			     struct us_s3_signer *signer, const struct us_put *put,
+			     struct us_error *err);
+int32_t us_s3_request_part(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			   struct us_s3_signer *signer, const char *key, const char *upload_id,
+			   uint32_t number, const uint8_t sha256[US_SHA256_LEN],
+			   struct us_error *err);
+int32_t us_s3_request_complete(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			       struct us_s3_signer *signer, const char *key, const char *upload_id,
+			       const uint8_t sha256[US_SHA256_LEN], struct us_error *err);
+int32_t us_s3_request_abort(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			    struct us_s3_signer *signer, const char *key, const char *upload_id,
+			    struct us_error *err);
+
 /* Whether TEXT, which a server sent, repeats the signature or the session token
  * that REQUEST carried. */
 int us_s3_request_leaks(const struct us_s3_request *request, const char *text);

@@ -8,7 +8,8 @@
  *	reply.c		answer -> success or error (s3_xml.c)
  *	s3_pool.c	puts and gets: one thread, many at once, each on a slot (s3_slot.c)
  *	s3_put.c, s3_get.c	what they send, and what the answer means
- *	s3_call.c	get, list, remove: on their caller's thread
+ *	s3_call.c	get, list: on their caller's thread
+ *	s3_remove.c	remove, remove_many, abort_uploads: likewise
  *
  * Locks: none here. signer.lock (request.c), calls_lock (s3_call.c) and the
  * pool's lock (s3_pool.c) are leaves: no two are ever held together, and none
@@ -94,6 +95,8 @@ static const struct us_store_ops s3_ops = {
 	.get = us_s3_get,
 	.list = us_s3_list,
 	.remove = us_s3_remove,
+	.remove_many = us_s3_remove_many,
+	.abort_uploads = us_s3_abort_uploads,
 	.cancel = s3_cancel,
 	.counts = s3_counts,
 	.close = s3_close,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Blocking calls: get, list, remove. Each runs on its caller's thread with a call
- * object of its own (an easy handle, a multi handle that holds its connections, a
- * page parser), taken from a small stock and put back, so that a restore of many
+ * Blocking calls: what they share, get, and list (s3_remove.c has the others). Each runs on its
+ * caller's thread with a call object of its own (an easy handle, a multi handle that holds its
+ * connections, a page parser), taken from a small stock and put back, so that a restore of many
  * databases reuses connections. The multi handle is there to be able to look at
  * `canceled` and at the stall clock every POLL_MS; the sink of a get may block
  * (on a disk) without holding up anybody but its own transfer.
@@ -25,33 +25,14 @@
 
 #include "../base/alloc.h"
 #include "../base/clock.h"
-#include "s3_internal.h"
+#include "s3_call.h"
 
 #define POLL_MS 50
 #define CALLS_KEPT_MAX 64
 #define EMPTY_PAGES_MAX 1000
 #define READ_BUFFER_LEN (64L << 10)
-
-struct us_s3_call {
-	struct us_s3_transfer transfer;
-	CURLM *multi;
-	struct us_s3_store *store;
-	struct us_s3_call *next;
-	struct us_error *err; /* the caller's, for what callbacks find */
-	int32_t rc;           /* what a callback found; 0: nothing */
-	/* get: the wanted part, and how much of the answer's body to pass over */
-	us_store_data_fn *data_fn;
-	void *data_arg;
-	int is_range;
-	int64_t offset;
-	uint64_t len;
-	uint64_t received; /* bytes of a successful answer's body */
-	uint64_t skip, left;
-	int is_placed; /* skip and left are set */
-	/* list */
-	struct us_s3_page *page;
-	int is_list;
-};
+/* US_REMOVE_MANY_MAX keys at six bytes for each of theirs, and the elements around. */
+#define BODY_LEN_MAX ((size_t)US_REMOVE_MANY_MAX * (6 * US_S3_KEY_LEN_MAX + 64))
 
 static void call_free(struct us_s3_call *call)
 {
@@ -61,6 +42,7 @@ static void call_free(struct us_s3_call *call)
 	us_s3_transfer_done(&call->transfer);
 	(void)curl_multi_cleanup(call->multi); /* accepts NULL */
 	us_s3_page_free(call->page);
+	us_text_done(&call->body);
 	us_free(call);
 }
 
@@ -74,10 +56,11 @@ static struct us_s3_call *call_new(struct us_s3_store *store, struct us_error *e
 		return NULL;
 	}
 	call->store = store;
+	us_text_init(&call->body, BODY_LEN_MAX);
 	return call;
 }
 
-static struct us_s3_call *call_take(struct us_s3_store *store, struct us_error *err)
+struct us_s3_call *us_s3_call_take(struct us_s3_store *store, struct us_error *err)
 {
 	pthread_mutex_lock(&store->calls_lock);
 	struct us_s3_call *call = store->calls;
@@ -86,10 +69,16 @@ static struct us_s3_call *call_take(struct us_s3_store *store, struct us_error *
 		store->call_count--;
 	}
 	pthread_mutex_unlock(&store->calls_lock);
-	return call ? call : call_new(store, err);
+	call = call ? call : call_new(store, err);
+	if (call) {
+		call->data_fn = NULL;
+		call->is_range = call->has_body = call->has_page = 0;
+		call->received = 0;
+	}
+	return call;
 }
 
-static void call_put_back(struct us_s3_call *call)
+void us_s3_call_put_back(struct us_s3_call *call)
 {
 	struct us_s3_store *store = call->store;
 	pthread_mutex_lock(&store->calls_lock);
@@ -178,7 +167,7 @@ static size_t write_body(char *data, size_t one, size_t data_len, void *user)
 	int good = reply->status == 200 || (reply->status == 206 && call->is_range);
 	if (good && call->data_fn) {
 		call->rc = take_object(call, data, data_len);
-	} else if (good && call->is_list) {
+	} else if (good && call->has_page) {
 		call->rc = us_s3_page_feed(call->page, data, data_len, call->err);
 	} else if (us_s3_reply_add_body(&call->transfer.reply, data, data_len)) {
 		return 0;
@@ -221,8 +210,23 @@ static int32_t drive(struct us_s3_call *call, CURLcode *ret_result)
 	}
 }
 
-/* Sends the request that was just built. 0: a complete answer is there, whatever
- * its status. */
+static CURLcode set_options(struct us_s3_call *call)
+{
+	CURL *easy = call->transfer.easy;
+	CURLcode rc = CURLE_OK;
+#define SET(option, value) rc = rc ? rc : curl_easy_setopt(easy, option, value)
+	if (call->has_body) { /* curl sends it from where it is, again if it must */
+		SET(CURLOPT_POSTFIELDS, call->body.data);
+		SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)call->body.len);
+	}
+	SET(CURLOPT_WRITEFUNCTION, write_body);
+	SET(CURLOPT_WRITEDATA, call);
+	SET(CURLOPT_BUFFERSIZE, READ_BUFFER_LEN);
+	SET(CURLOPT_CUSTOMREQUEST, call->transfer.request.method);
+#undef SET
+	return rc;
+}
+
 static int32_t perform(struct us_s3_call *call, struct us_s3_kind_counts *counts,
 		       struct us_error *err)
 {
@@ -233,11 +237,7 @@ static int32_t perform(struct us_s3_call *call, struct us_s3_kind_counts *counts
 	if (rc) {
 		return rc;
 	}
-	if (curl_easy_setopt(transfer->easy, CURLOPT_WRITEFUNCTION, write_body) ||
-	    curl_easy_setopt(transfer->easy, CURLOPT_WRITEDATA, call) ||
-	    curl_easy_setopt(transfer->easy, CURLOPT_BUFFERSIZE, READ_BUFFER_LEN) ||
-	    curl_easy_setopt(transfer->easy, CURLOPT_CUSTOMREQUEST, transfer->request.method) ||
-	    curl_multi_add_handle(call->multi, transfer->easy)) {
+	if (set_options(call) || curl_multi_add_handle(call->multi, transfer->easy)) {
 		return us_fail_nomem(err);
 	}
 	CURLcode result = CURLE_OK;
@@ -258,26 +258,6 @@ static int32_t perform(struct us_s3_call *call, struct us_s3_kind_counts *counts
 		return us_s3_transfer_fail(transfer, result, err);
 	}
 	return 0;
-}
-
-static int32_t fail_answer(struct us_s3_call *call, int key_can_miss, struct us_error *err)
-{
-	return us_s3_reply_fail(&call->transfer.reply, &call->store->endpoint,
-				&call->transfer.request, key_can_miss, err);
-}
-
-/* Prefixes what a callback found with the request it concerns. */
-static int32_t name_request(struct us_s3_call *call, int32_t rc, struct us_error *err)
-{
-	if (err && rc == US_E_HTTP && err->http_status == 0) {
-		char what[800], text[US_ERROR_MESSAGE_LEN];
-		memcpy(text, err->message, sizeof(text));
-		us_s3_reply_what(&call->store->endpoint, &call->transfer.request, what,
-				 sizeof(what));
-		(void)us_fail(err, rc, "%s: %s", what, text);
-		err->http_status = call->transfer.reply.status;
-	}
-	return rc;
 }
 
 static void hold_sigpipe(sigset_t *ret_before, int *ret_pending)
@@ -302,6 +282,57 @@ static void release_sigpipe(const sigset_t *before, int was_pending)
 	(void)pthread_sigmask(SIG_SETMASK, before, NULL); /* a mask we were given */
 }
 
+int32_t us_s3_call_perform(struct us_s3_call *call, struct us_s3_kind_counts *counts,
+			   struct us_error *err)
+{
+	sigset_t before;
+	int was_pending;
+	hold_sigpipe(&before, &was_pending);
+	int32_t rc = perform(call, counts, err);
+	release_sigpipe(&before, was_pending);
+	return rc;
+}
+
+int32_t us_s3_call_fail_answer(struct us_s3_call *call, int key_can_miss, struct us_error *err)
+{
+	return us_s3_reply_fail(&call->transfer.reply, &call->store->endpoint,
+				&call->transfer.request, key_can_miss, err);
+}
+
+int32_t us_s3_call_name_request(struct us_s3_call *call, int32_t rc, struct us_error *err)
+{
+	if (err && rc == US_E_HTTP && err->http_status == 0) {
+		char what[800], text[US_ERROR_MESSAGE_LEN];
+		memcpy(text, err->message, sizeof(text));
+		us_s3_reply_what(&call->store->endpoint, &call->transfer.request, what,
+				 sizeof(what));
+		(void)us_fail(err, rc, "%s: %s", what, text);
+		err->http_status = call->transfer.reply.status;
+	}
+	return rc;
+}
+
+int32_t us_s3_call_document(struct us_s3_call *call, enum us_s3_document document,
+			    struct us_s3_kind_counts *counts, struct us_error *err)
+{
+	struct us_s3_error_doc doc;
+	call->has_page = 1;
+	int32_t rc = us_s3_page_begin(call->page, document, err);
+	rc = rc ? rc : us_s3_call_perform(call, counts, err);
+	if (rc) {
+		return us_s3_call_name_request(call, rc, err);
+	}
+	if (call->transfer.reply.status != 200) {
+		return us_s3_call_fail_answer(call, 0, err);
+	}
+	rc = us_s3_page_end(call->page, &doc, err);
+	if (rc && doc.code[0] != '\0') {
+		return us_s3_reply_fail_doc(&call->transfer.reply, &doc, &call->store->endpoint,
+					    &call->transfer.request, 0, err);
+	}
+	return us_s3_call_name_request(call, rc, err);
+}
+
 /* ---- get */
 
 static void begin_get(struct us_s3_call *call, int64_t offset, uint64_t len, us_store_data_fn *fn,
@@ -309,7 +340,6 @@ static void begin_get(struct us_s3_call *call, int64_t offset, uint64_t len, us_
 {
 	call->data_fn = fn;
 	call->data_arg = arg;
-	call->is_list = 0;
 	call->is_range = offset != 0 || len != UINT64_MAX;
 	call->offset = offset;
 	call->len = len;
@@ -369,15 +399,15 @@ static int32_t run_get(struct us_s3_call *call, const char *key, uint64_t *ret_t
 	format_range(range, sizeof(range), call->offset, call->len);
 	int32_t rc = us_s3_request_get(&call->transfer.request, &store->endpoint, &store->signer,
 				       key, call->is_range ? range : NULL, err);
-	rc = rc ? rc : perform(call, &store->get, err);
+	rc = rc ? rc : us_s3_call_perform(call, &store->get, err);
 	if (rc) {
-		return name_request(call, rc, err);
+		return us_s3_call_name_request(call, rc, err);
 	}
 	int32_t status = call->transfer.reply.status;
 	if (status != 200 && !(status == 206 && call->is_range)) {
-		return fail_answer(call, 1, err);
+		return us_s3_call_fail_answer(call, 1, err);
 	}
-	return name_request(call, check_get(call, ret_total, err), err);
+	return us_s3_call_name_request(call, check_get(call, ret_total, err), err);
 }
 
 int32_t us_s3_get(struct us_store *base, const char *key, int64_t offset, uint64_t len,
@@ -387,18 +417,14 @@ int32_t us_s3_get(struct us_store *base, const char *key, int64_t offset, uint64
 	if (len == 0 || offset == INT64_MIN) {
 		return us_fail(err, US_E_ARG, "get: empty or impossible range");
 	}
-	struct us_s3_call *call = call_take(store, err);
+	struct us_s3_call *call = us_s3_call_take(store, err);
 	if (!call) {
 		return US_E_NOMEM;
 	}
-	sigset_t before;
-	int was_pending;
 	uint64_t total = 0;
-	hold_sigpipe(&before, &was_pending);
 	begin_get(call, offset, len, fn, arg);
 	int32_t rc = run_get(call, key, &total, err);
-	release_sigpipe(&before, was_pending);
-	call_put_back(call);
+	us_s3_call_put_back(call);
 	if (rc == 0 && ret_len) {
 		*ret_len = total;
 	}
@@ -418,25 +444,10 @@ struct listing {
 static int32_t fetch_page(struct us_s3_call *call, struct listing *listing, struct us_error *err)
 {
 	struct us_s3_store *store = call->store;
-	struct us_s3_error_doc doc;
 	const char *token = listing->token.len > 0 ? listing->token.data : NULL;
-	int32_t rc = us_s3_page_begin(call->page, err);
-	rc = rc ? rc
-		: us_s3_request_list(&call->transfer.request, &store->endpoint, &store->signer,
-				     listing->prefix, token, err);
-	rc = rc ? rc : perform(call, &store->list, err);
-	if (rc) {
-		return rc;
-	}
-	if (call->transfer.reply.status != 200) {
-		return fail_answer(call, 0, err);
-	}
-	rc = us_s3_page_end(call->page, &doc, err);
-	if (rc && doc.code[0] != '\0') {
-		return us_s3_reply_fail_doc(&call->transfer.reply, &doc, &store->endpoint,
-					    &call->transfer.request, 0, err);
-	}
-	return rc;
+	int32_t rc = us_s3_request_list(&call->transfer.request, &store->endpoint, &store->signer,
+					listing->prefix, token, err);
+	return rc ? rc : us_s3_call_document(call, US_S3_LISTING, &store->list, err);
 }
 
 /* All keys of a page, before any of them is delivered. */
@@ -492,18 +503,14 @@ static int32_t advance(struct us_s3_call *call, struct listing *listing, struct 
 static int32_t run_list(struct us_s3_call *call, struct listing *listing, struct us_error *err)
 {
 	for (;;) { /* check_page sees to it that it moves; cancel ends it */
-		sigset_t before;
-		int was_pending;
-		hold_sigpipe(&before, &was_pending);
 		int32_t rc = fetch_page(call, listing, err);
-		release_sigpipe(&before, was_pending);
 		if (rc) {
-			return name_request(call, rc, err);
+			return rc;
 		}
 		const char *fault = check_page(call, listing);
 		if (fault) {
 			(void)us_fail(err, US_E_HTTP, "malformed listing: %s", fault);
-			return name_request(call, US_E_HTTP, err);
+			return us_s3_call_name_request(call, US_E_HTTP, err);
 		}
 		rc = deliver_page(call, listing);
 		if (rc || !us_s3_page_next_token(call->page)) {
@@ -519,51 +526,16 @@ static int32_t run_list(struct us_s3_call *call, struct listing *listing, struct
 int32_t us_s3_list(struct us_store *base, const char *prefix, us_store_list_fn *fn, void *arg,
 		   struct us_error *err)
 {
-	struct us_s3_call *call = call_take((struct us_s3_store *)base, err);
+	struct us_s3_call *call = us_s3_call_take((struct us_s3_store *)base, err);
 	if (!call) {
 		return US_E_NOMEM;
 	}
 	struct listing listing = { .prefix = prefix, .fn = fn, .arg = arg };
 	us_text_init(&listing.last_key, US_S3_KEY_LEN_MAX);
 	us_text_init(&listing.token, US_S3_TOKEN_LEN_MAX);
-	call->data_fn = NULL;
-	call->is_list = 1;
-	call->is_range = 0;
-	call->received = 0;
 	int32_t rc = run_list(call, &listing, err);
 	us_text_done(&listing.last_key);
 	us_text_done(&listing.token);
-	call_put_back(call);
-	return rc;
-}
-
-/* ---- remove */
-
-int32_t us_s3_remove(struct us_store *base, const char *key, struct us_error *err)
-{
-	struct us_s3_store *store = (struct us_s3_store *)base;
-	struct us_s3_call *call = call_take(store, err);
-	if (!call) {
-		return US_E_NOMEM;
-	}
-	sigset_t before;
-	int was_pending;
-	hold_sigpipe(&before, &was_pending);
-	call->data_fn = NULL;
-	call->is_list = 0;
-	call->is_range = 0;
-	call->received = 0;
-	int32_t rc = us_s3_request_remove(&call->transfer.request, &store->endpoint, &store->signer,
-					  key, err);
-	rc = rc ? rc : perform(call, &store->remove, err);
-	if (!rc && call->transfer.reply.status != 200 && call->transfer.reply.status != 204) {
-		rc = fail_answer(call, 1, err);
-		if (rc == US_E_NOTFOUND) { /* gone is what was wanted */
-			us_error_clear(err);
-			rc = 0;
-		}
-	}
-	release_sigpipe(&before, was_pending);
-	call_put_back(call);
+	us_s3_call_put_back(call);
 	return rc;
 }

@@ -7,7 +7,8 @@
 #include "store.h"
 #include "transfer.h"
 
-/* Shared by s3.c (opening), s3_pool.c (many at once) and s3_call.c (blocking calls). */
+/* Shared by s3.c (opening), s3_pool.c (many at once), s3_call.c and s3_remove.c
+ * (blocking calls). */
 
 struct us_s3_pool; /* s3_pool.c */
 struct us_s3_call; /* s3_call.c */
@@ -44,6 +45,11 @@ int32_t us_s3_get(struct us_store *store, const char *key, int64_t offset, uint6
 int32_t us_s3_list(struct us_store *store, const char *prefix, us_store_list_fn *fn, void *arg,
 		   struct us_error *err);
 int32_t us_s3_remove(struct us_store *store, const char *key, struct us_error *err);
+int32_t us_s3_remove_many(struct us_store *store, const char *const *keys, size_t count,
+			  size_t *ret_removed, struct us_error *err);
+int32_t us_s3_abort_uploads(struct us_store *store, const char *prefix,
+			    us_store_is_ours_fn *is_ours, void *arg, uint64_t *ret_count,
+			    struct us_error *err);
 void us_s3_calls_free(struct us_s3_store *store);
 
 /* The pool (s3_pool.c): the operations of the same names. */

@@ -2,7 +2,7 @@
 /*
  * S3's XML, parsed with expat as a stream.
  *
- * One parser serves both documents. It keeps a stack of the elements it is in
+ * One parser serves all documents. It keeps a stack of the elements it is in
  * (at most DEPTH_MAX) and collects character data only where the innermost
  * element is one of FIELDS, with that field's own length limit. Names count
  * without a namespace prefix. A DOCTYPE stops the parser before any declaration
@@ -12,13 +12,18 @@
  * hold offsets. They are decoded at the end of the document, because stores
  * disagree on whether EncodingType comes before or after the keys. In that
  * encoding `+` is a space (AWS writes it so) and a literal plus is %2B.
+ *
+ * A DeleteResult names the keys that are not gone, one Error each; one that says
+ * NoSuchKey is gone. The ids of uploads lie behind their keys in the same text.
  */
 #include "s3_xml.h"
 
 #include <expat.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "../base/alloc.h"
+#include "../base/utf8.h"
 
 #define DEPTH_MAX 16
 #define FIELD_LEN_MAX (3 * US_S3_TOKEN_LEN_MAX)
@@ -27,11 +32,17 @@ enum element {
 	EL_OTHER,
 	EL_LIST,
 	EL_CONTENTS,
+	EL_UPLOADS,
+	EL_UPLOAD,
+	EL_DELETED,
+	EL_CREATED,
+	EL_COMPLETED,
 	EL_ERROR,
 	EL_ERROR_RESPONSE,
 	EL_FIELDS, /* those below hold text */
 	EL_KEY = EL_FIELDS,
 	EL_SIZE,
+	EL_UPLOAD_ID,
 	EL_IS_TRUNCATED,
 	EL_NEXT_TOKEN,
 	EL_ENCODING_TYPE,
@@ -39,7 +50,37 @@ enum element {
 	EL_MESSAGE,
 	EL_REQUEST_ID,
 	EL_REGION,
+	EL_ERROR_KEY,
 };
+
+static const struct {
+	const char *name;
+	enum element element;
+} roots[] = {
+	/* those of enum us_s3_document, in its order, then the others */
+	{ "ListBucketResult", EL_LIST },
+	{ "ListMultipartUploadsResult", EL_UPLOADS },
+	{ "DeleteResult", EL_DELETED },
+	{ "InitiateMultipartUploadResult", EL_CREATED },
+	{ "CompleteMultipartUploadResult", EL_COMPLETED },
+	{ "Error", EL_ERROR },
+	{ "ErrorResponse", EL_ERROR_RESPONSE },
+};
+
+#define ROOT_COUNT (sizeof(roots) / sizeof(roots[0]))
+
+/* Elements that hold others. */
+static const struct {
+	const char *name;
+	enum element element, parent;
+} groups[] = {
+	{ "Contents", EL_CONTENTS, EL_LIST },
+	{ "Upload", EL_UPLOAD, EL_UPLOADS },
+	{ "Error", EL_ERROR, EL_DELETED },
+	{ "Error", EL_ERROR, EL_ERROR_RESPONSE },
+};
+
+#define GROUP_COUNT (sizeof(groups) / sizeof(groups[0]))
 
 static const struct {
 	const char *name;
@@ -52,10 +93,17 @@ static const struct {
 	{ "IsTruncated", EL_IS_TRUNCATED, EL_LIST, 16, 0 },
 	{ "NextContinuationToken", EL_NEXT_TOKEN, EL_LIST, US_S3_TOKEN_LEN_MAX, 0 },
 	{ "EncodingType", EL_ENCODING_TYPE, EL_LIST, 16, 0 },
+	{ "Key", EL_KEY, EL_UPLOAD, 3 * US_S3_KEY_LEN_MAX, 0 },
+	{ "UploadId", EL_UPLOAD_ID, EL_UPLOAD, US_S3_UPLOAD_ID_LEN_MAX, 0 },
+	{ "UploadId", EL_UPLOAD_ID, EL_CREATED, US_S3_UPLOAD_ID_LEN_MAX, 0 },
+	{ "IsTruncated", EL_IS_TRUNCATED, EL_UPLOADS, 16, 0 },
+	{ "NextKeyMarker", EL_NEXT_TOKEN, EL_UPLOADS, 3 * US_S3_KEY_LEN_MAX, 0 },
+	{ "EncodingType", EL_ENCODING_TYPE, EL_UPLOADS, 16, 0 },
 	{ "Code", EL_CODE, EL_ERROR, 63, 1 },
 	{ "Message", EL_MESSAGE, EL_ERROR, 399, 1 },
 	{ "RequestId", EL_REQUEST_ID, EL_ERROR, 79, 1 },
 	{ "Region", EL_REGION, EL_ERROR, 63, 1 },
+	{ "Key", EL_ERROR_KEY, EL_ERROR, 399, 1 },
 };
 
 #define FIELD_COUNT (sizeof(fields) / sizeof(fields[0]))
@@ -63,10 +111,13 @@ static const struct {
 struct entry {
 	size_t key_off, key_len;
 	uint64_t object_len;
+	size_t upload_id_off;
 };
 
 struct us_s3_page {
 	XML_Parser parser;
+	enum us_s3_document wanted;
+	enum element root;
 	enum element stack[DEPTH_MAX];
 	size_t depth;
 	size_t fed_len, fed_len_max;
@@ -74,16 +125,18 @@ struct us_s3_page {
 	size_t value_len_max;
 	int value_cut;
 	const char *fault; /* why the document was refused, or NULL */
-	int is_list, is_error, no_memory;
+	int has_error, no_memory;
 
 	int truncated, url_encoded;
 	struct us_text token;
+	struct us_text upload_id; /* of US_S3_CREATED */
 	struct us_text keys;
 	struct entry *entries;
 	size_t entry_count, entry_cap;
 	struct entry current;
-	int have_key, have_size;
-	struct us_s3_error_doc error;
+	int have_key, have_size, have_id;
+	struct us_s3_error_doc error, first_failure;
+	size_t failure_count;
 };
 
 static void refuse(struct us_s3_page *page, const char *fault)
@@ -102,19 +155,20 @@ static void refuse_nomem(struct us_s3_page *page)
 
 static enum element root_of(const char *name)
 {
-	return strcmp(name, "ListBucketResult") == 0 ? EL_LIST
-	       : strcmp(name, "Error") == 0          ? EL_ERROR
-	       : strcmp(name, "ErrorResponse") == 0  ? EL_ERROR_RESPONSE
-						     : EL_OTHER;
+	for (size_t i = 0; i < ROOT_COUNT; i++) {
+		if (strcmp(roots[i].name, name) == 0) {
+			return roots[i].element;
+		}
+	}
+	return EL_OTHER;
 }
 
 static enum element child_of(struct us_s3_page *page, enum element parent, const char *name)
 {
-	if (parent == EL_LIST && strcmp(name, "Contents") == 0) {
-		return EL_CONTENTS;
-	}
-	if (parent == EL_ERROR_RESPONSE && strcmp(name, "Error") == 0) {
-		return EL_ERROR;
+	for (size_t i = 0; i < GROUP_COUNT; i++) {
+		if (groups[i].parent == parent && strcmp(groups[i].name, name) == 0) {
+			return groups[i].element;
+		}
 	}
 	if (parent >= EL_FIELDS) {
 		refuse(page, "an element inside a value");
@@ -142,13 +196,15 @@ static void on_start(void *user, const XML_Char *name, const XML_Char **attribut
 	enum element element = page->depth == 0
 				       ? root_of(local)
 				       : child_of(page, page->stack[page->depth - 1], local);
+	page->root = page->depth == 0 ? element : page->root;
 	page->stack[page->depth++] = element;
-	page->is_list |= element == EL_LIST;
-	page->is_error |= element == EL_ERROR;
 	us_text_clear(&page->value);
-	if (element == EL_CONTENTS) {
-		page->have_key = 0;
-		page->have_size = 0;
+	if (element == EL_CONTENTS || element == EL_UPLOAD) {
+		page->current = (struct entry){ 0 };
+		page->have_key = page->have_size = page->have_id = 0;
+	} else if (element == EL_ERROR) {
+		page->has_error = 1;
+		page->error = (struct us_s3_error_doc){ 0 };
 	}
 }
 
@@ -173,10 +229,11 @@ static void on_text(void *user, const XML_Char *text, int len)
 	}
 }
 
-static void end_entry(struct us_s3_page *page)
+static void end_entry(struct us_s3_page *page, enum element element)
 {
-	if (!page->have_key || !page->have_size) {
-		refuse(page, "an object without key or size");
+	if (!page->have_key || (element == EL_CONTENTS ? !page->have_size : !page->have_id)) {
+		refuse(page, element == EL_CONTENTS ? "an object without key or size"
+						    : "an upload without key or id");
 		return;
 	}
 	if (page->entry_count == US_S3_PAGE_KEYS_MAX) {
@@ -197,20 +254,61 @@ static void end_entry(struct us_s3_page *page)
 	page->entries[page->entry_count++] = page->current;
 }
 
+/* Appends the value to the text of keys; returns its offset. */
+static size_t keep_value(struct us_s3_page *page)
+{
+	size_t off = page->keys.len;
+	us_text_add(&page->keys, page->value.data, page->value.len);
+	us_text_end_string(&page->keys);
+	if (page->keys.failed) {
+		refuse_nomem(page);
+	}
+	return off;
+}
+
 static void end_key(struct us_s3_page *page)
 {
 	if (page->have_key || page->value.len == 0) {
 		refuse(page, "an object with two keys or an empty one");
 		return;
 	}
-	page->current.key_off = page->keys.len;
 	page->current.key_len = page->value.len;
-	us_text_add(&page->keys, page->value.data, page->value.len);
-	us_text_end_string(&page->keys);
-	if (page->keys.failed) {
+	page->current.key_off = keep_value(page);
+	page->have_key = 1;
+}
+
+static void copy_text(struct us_s3_page *page, struct us_text *text, const char *value)
+{
+	us_text_clear(text);
+	us_text_puts(text, value);
+	if (text->failed) {
 		refuse_nomem(page);
 	}
-	page->have_key = 1;
+}
+
+static void end_upload_id(struct us_s3_page *page, const char *value)
+{
+	if (page->have_id || page->value.len == 0) {
+		refuse(page, "an upload with two ids or an empty one");
+		return;
+	}
+	if (page->root == EL_CREATED) {
+		copy_text(page, &page->upload_id, value);
+	} else {
+		page->current.upload_id_off = keep_value(page);
+	}
+	page->have_id = 1;
+}
+
+/* The end of an Error in a DeleteResult. */
+static void end_failure(struct us_s3_page *page)
+{
+	if (strcmp(page->error.code, "NoSuchKey") == 0) {
+		return;
+	}
+	if (page->failure_count++ == 0) {
+		page->first_failure = page->error;
+	}
 }
 
 static void end_size(struct us_s3_page *page, const char *value)
@@ -273,12 +371,11 @@ static void end_field(struct us_s3_page *page, enum element element)
 			refuse(page, "IsTruncated is neither true nor false");
 		}
 		break;
+	case EL_UPLOAD_ID:
+		end_upload_id(page, value);
+		break;
 	case EL_NEXT_TOKEN:
-		us_text_clear(&page->token);
-		us_text_puts(&page->token, value);
-		if (page->token.failed) {
-			refuse_nomem(page);
-		}
+		copy_text(page, &page->token, value);
 		break;
 	case EL_ENCODING_TYPE:
 		page->url_encoded = strcmp(value, "url") == 0;
@@ -295,6 +392,9 @@ static void end_field(struct us_s3_page *page, enum element element)
 	case EL_REGION:
 		copy_printable(&page->value, page->error.region);
 		break;
+	case EL_ERROR_KEY:
+		copy_printable(&page->value, page->error.key);
+		break;
 	default:
 		break;
 	}
@@ -305,8 +405,10 @@ static void on_end(void *user, const XML_Char *name)
 	struct us_s3_page *page = user;
 	(void)name; /* expat has matched it with its start */
 	enum element element = page->stack[--page->depth];
-	if (element == EL_CONTENTS) {
-		end_entry(page);
+	if (element == EL_CONTENTS || element == EL_UPLOAD) {
+		end_entry(page, element);
+	} else if (element == EL_ERROR && page->root == EL_DELETED) {
+		end_failure(page);
 	} else if (element >= EL_FIELDS) {
 		end_field(page, element);
 	}
@@ -329,6 +431,7 @@ int32_t us_s3_page_new(struct us_s3_page **ret_page, struct us_error *err)
 	}
 	us_text_init(&page->value, FIELD_LEN_MAX);
 	us_text_init(&page->token, US_S3_TOKEN_LEN_MAX);
+	us_text_init(&page->upload_id, US_S3_UPLOAD_ID_LEN_MAX);
 	us_text_init(&page->keys, US_S3_PAGE_LEN_MAX + US_S3_PAGE_KEYS_MAX);
 	page->fed_len_max = US_S3_PAGE_LEN_MAX;
 	page->parser = XML_ParserCreate_MM(NULL, &memory, NULL);
@@ -350,12 +453,14 @@ void us_s3_page_free(struct us_s3_page *page)
 	}
 	us_text_done(&page->value);
 	us_text_done(&page->token);
+	us_text_done(&page->upload_id);
 	us_text_done(&page->keys);
 	us_free(page->entries);
 	us_free(page);
 }
 
-int32_t us_s3_page_begin(struct us_s3_page *page, struct us_error *err)
+int32_t us_s3_page_begin(struct us_s3_page *page, enum us_s3_document document,
+			 struct us_error *err)
 {
 	if (!XML_ParserReset(page->parser, NULL)) {
 		return us_fail(err, US_E_NOMEM, "cannot reset the XML parser");
@@ -366,15 +471,24 @@ int32_t us_s3_page_begin(struct us_s3_page *page, struct us_error *err)
 	XML_SetStartDoctypeDeclHandler(page->parser, on_doctype);
 	us_text_clear(&page->value);
 	us_text_clear(&page->token);
+	us_text_clear(&page->upload_id);
 	us_text_clear(&page->keys);
+	page->wanted = document;
+	page->root = EL_OTHER;
 	page->depth = 0;
 	page->fed_len = 0;
 	page->fault = NULL;
-	page->is_list = page->is_error = page->no_memory = 0;
+	page->has_error = page->no_memory = page->have_id = 0;
 	page->truncated = page->url_encoded = 0;
-	page->entry_count = 0;
+	page->entry_count = page->failure_count = 0;
 	page->error = (struct us_s3_error_doc){ 0 };
 	return 0;
+}
+
+static const char *noun_of(const struct us_s3_page *page)
+{
+	int is_listing = page->wanted == US_S3_LISTING || page->wanted == US_S3_UPLOADS;
+	return is_listing ? "listing" : "answer";
 }
 
 static int32_t fail_document(struct us_s3_page *page, struct us_error *err)
@@ -384,8 +498,9 @@ static int32_t fail_document(struct us_s3_page *page, struct us_error *err)
 		return us_fail_nomem(err);
 	}
 	const char *why = page->fault ? page->fault : XML_ErrorString(code);
-	return us_fail(err, US_E_HTTP, "malformed listing: %s (at byte %lld of the answer)",
-		       why ? why : "not XML", (long long)XML_GetCurrentByteIndex(page->parser));
+	return us_fail(err, US_E_HTTP, "malformed %s: %s (at byte %lld of the answer)",
+		       noun_of(page), why ? why : "not XML",
+		       (long long)XML_GetCurrentByteIndex(page->parser));
 }
 
 int32_t us_s3_page_feed(struct us_s3_page *page, const void *data, size_t data_len,
@@ -448,6 +563,10 @@ static const char *decode_keys(struct us_s3_page *page)
 			return "a key of more than 1,024 bytes";
 		}
 	}
+	if (page->wanted == US_S3_UPLOADS && page->url_encoded && page->token.len > 0 &&
+	    decode_key(page->token.data, page->token.len, &page->token.len)) {
+		return "a key with a broken escape";
+	}
 	return NULL;
 }
 
@@ -458,17 +577,20 @@ int32_t us_s3_page_end(struct us_s3_page *page, struct us_s3_error_doc *ret_doc,
 	if (page->fault || XML_Parse(page->parser, "", 0, 1) != XML_STATUS_OK || page->fault) {
 		return fail_document(page, err);
 	}
-	if (page->is_error && !page->is_list) {
+	if (page->has_error && (page->root == EL_ERROR || page->root == EL_ERROR_RESPONSE)) {
 		*ret_doc = page->error;
 		return us_fail(err, US_E_HTTP, "%s: %s", page->error.code, page->error.message);
 	}
-	if (!page->is_list) {
-		page->fault = "not a ListBucketResult";
-		return fail_document(page, err);
+	if (page->root != roots[page->wanted].element) {
+		return us_fail(err, US_E_HTTP, "malformed %s: not a %s", noun_of(page),
+			       roots[page->wanted].name);
 	}
 	page->fault = decode_keys(page);
 	if (!page->fault && page->truncated && page->token.len == 0) {
 		page->fault = "it says that there is more, but not how to go on";
+	}
+	if (!page->fault && page->wanted == US_S3_CREATED && !page->have_id) {
+		page->fault = "an upload without id";
 	}
 	return page->fault ? fail_document(page, err) : 0;
 }
@@ -485,6 +607,8 @@ struct us_s3_entry us_s3_page_entry(const struct us_s3_page *page, size_t index)
 		.key = page->keys.data + entry->key_off,
 		.key_len = entry->key_len,
 		.object_len = entry->object_len,
+		.upload_id = page->wanted == US_S3_UPLOADS ? page->keys.data + entry->upload_id_off
+							   : NULL,
 	};
 }
 
@@ -493,19 +617,101 @@ const char *us_s3_page_next_token(const struct us_s3_page *page)
 	return page->truncated ? page->token.data : NULL;
 }
 
+size_t us_s3_page_failure_count(const struct us_s3_page *page)
+{
+	return page->failure_count;
+}
+
+const struct us_s3_error_doc *us_s3_page_first_failure(const struct us_s3_page *page)
+{
+	return page->failure_count > 0 ? &page->first_failure : NULL;
+}
+
+/* Parses a whole answer. White space before it: S3 sends some to keep a connection alive. */
+static int32_t parse_answer(struct us_s3_page *page, const char *data, size_t data_len,
+			    enum us_s3_document document, struct us_s3_error_doc *ret_doc,
+			    struct us_error *err)
+{
+	while (data_len > 0 && (*data == ' ' || *data == '\n' || *data == '\r' || *data == '\t')) {
+		data++;
+		data_len--;
+	}
+	ret_doc->code[0] = '\0';
+	int32_t rc = us_s3_page_begin(page, document, err);
+	rc = rc ? rc : us_s3_page_feed(page, data, data_len, err);
+	return rc ? rc : us_s3_page_end(page, ret_doc, err);
+}
+
 int us_s3_xml_error(const char *data, size_t data_len, struct us_s3_error_doc *ret_doc)
 {
 	struct us_s3_page *page = NULL;
-	struct us_s3_error_doc doc = { 0 };
+	struct us_s3_error_doc doc;
 	if (data_len == 0 || data_len > US_S3_ERROR_LEN_MAX || us_s3_page_new(&page, NULL)) {
 		return 0;
 	}
-	int found = us_s3_page_begin(page, NULL) == 0 &&
-		    us_s3_page_feed(page, data, data_len, NULL) == 0 &&
-		    us_s3_page_end(page, &doc, NULL) == US_E_HTTP && doc.code[0] != '\0';
+	int found = parse_answer(page, data, data_len, US_S3_LISTING, &doc, NULL) == US_E_HTTP &&
+		    doc.code[0] != '\0';
 	if (found) {
 		*ret_doc = doc;
 	}
 	us_s3_page_free(page);
 	return found;
+}
+
+int32_t us_s3_xml_result(const char *data, size_t data_len, enum us_s3_document document,
+			 char *ret_upload_id, struct us_s3_error_doc *ret_doc, struct us_error *err)
+{
+	struct us_s3_page *page = NULL;
+	int32_t rc = us_s3_page_new(&page, err);
+	ret_doc->code[0] = '\0';
+	rc = rc ? rc : parse_answer(page, data, data_len, document, ret_doc, err);
+	if (rc == 0 && ret_upload_id) {
+		memcpy(ret_upload_id, page->upload_id.data, page->upload_id.len + 1);
+	}
+	us_s3_page_free(page);
+	return rc;
+}
+
+/* ---- what is sent */
+
+static int is_xml_char(uint32_t c)
+{
+	return (c >= 0x20 && c < US_UTF8_BYTE && c != 0xFFFE && c != 0xFFFF) || c == '\t' ||
+	       c == '\n' || c == '\r';
+}
+
+/* Markup, and what a parser would change or may refuse to see literally. */
+static int needs_reference(uint32_t c)
+{
+	return c < 0x20 || (c >= 0x7F && c < 0xA0) || c == '&' || c == '<' || c == '>' ||
+	       c == '"' || c == '\'';
+}
+
+int us_s3_xml_can_hold(const char *bytes, size_t len)
+{
+	size_t char_len;
+	for (size_t i = 0; i < len; i += char_len) {
+		uint32_t c;
+		char_len = us_utf8_next(bytes + i, len - i, &c);
+		if (!is_xml_char(c)) {
+			return 0;
+		}
+	}
+	return 1;
+}
+
+void us_s3_xml_escape(struct us_text *text, const char *bytes, size_t len)
+{
+	size_t char_len;
+	for (size_t i = 0; i < len; i += char_len) {
+		uint32_t c;
+		char reference[16];
+		char_len = us_utf8_next(bytes + i, len - i, &c);
+		if (needs_reference(c)) {
+			(void)snprintf(reference, sizeof(reference), "&#%u;", c);
+			us_text_puts(text, reference);
+		} else {
+			us_text_add(text, bytes + i, char_len);
+		}
+	}
 }

@@ -94,6 +94,31 @@ int us_record_see(struct us_record *record, uint64_t fingerprint, uint32_t now_s
 	return US_SEEN_CHANGED;
 }
 
+int us_record_reconcile(struct us_record *record, uint32_t newest_s, uint64_t newest_len,
+			uint64_t object_len, uint32_t now_s)
+{
+	int is_unsynced = record->flags & US_RECORD_UNSYNCED;
+	if (!is_unsynced && record->object_count == 0) {
+		return 0; /* nothing of it was sent: no database, or empty */
+	}
+	int is_newer = newest_s > record->object_time;
+	int is_right = newest_s == record->object_time &&
+		       (object_len == 0 || object_len == newest_len);
+	if (is_newer) {
+		record->object_time = newest_s;
+	}
+	if (is_unsynced) {
+		return is_newer ? 2 : 0; /* it is uploaded anyway */
+	}
+	if (is_right) {
+		return 0;
+	}
+	us_record_set_unsynced(record, now_s, 0);
+	record->content_hash = 0;
+	record->object_count = 1;
+	return 1;
+}
+
 static uint32_t max_u32(uint32_t a, uint32_t b)
 {
 	return a > b ? a : b;

@@ -43,8 +43,12 @@ _Static_assert(sizeof(struct us_record) == 32, "a database costs 32 bytes");
  * that no commit recorded may have been sent. In memory only. */
 #define US_RECORD_UNSURE 64u
 
+/* Not to be judged by the sweep under way: sent or created since it began, or judged
+ * already. Whoever replaces the flags of a record keeps this one. In memory only. */
+#define US_RECORD_TOUCHED 128u
+
 /* The flags that are kept in the state file. */
-#define US_RECORD_KEPT (0xffu & ~(US_RECORD_REPORTED | US_RECORD_UNSURE))
+#define US_RECORD_KEPT (0xffu & ~(US_RECORD_REPORTED | US_RECORD_UNSURE | US_RECORD_TOUCHED))
 
 static inline uint32_t us_record_since_s(const struct us_record *r)
 {
@@ -97,6 +101,20 @@ uint8_t us_size_class(uint64_t len);
 #define US_SEEN_RACY 1	    /* nothing differs, but read it again */
 #define US_SEEN_CHANGED 2   /* differs, is new, or has failed so far */
 int us_record_see(struct us_record *record, uint64_t fingerprint, uint32_t now_s);
+
+/*
+ * What the target was found to hold of a database that was not sent meanwhile, against
+ * its record. Returns 1 if the record is now marked to be uploaded again, whatever its
+ * content (US_RECORD_UNSYNCED since NOW_S, content not known), 2 if only its last name
+ * was corrected, 0 if all is as it should be.
+ *
+ *	newest_s    in the name of the newest object, 0: there is none. If the record did
+ *	            not know it, it is used up from now on: the next name sorts after it
+ *	newest_len  bytes of it
+ *	object_len  bytes of the object as the state knows it; 0: not known
+ */
+int us_record_reconcile(struct us_record *record, uint32_t newest_s, uint64_t newest_len,
+			uint64_t object_len, uint32_t now_s);
 
 /*
  * The time in the name of the next object of a database (DESIGN.md section 3):

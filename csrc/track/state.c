@@ -3,9 +3,21 @@
  * The state file: an SQLite database with two tables.
  *
  *	meta(name TEXT PRIMARY KEY, value)	target, hash_key (blob of 16), epoch,
- *						window, high_water, target_known, open
+ *						window, high_water, target_known,
+ *						last_sweep, open
  *	record(path_hash INTEGER PRIMARY KEY, fingerprint, content_hash, object_time,
- *	       flags, size_class, object_count)	64-bit values as signed integers
+ *	       flags, size_class, object_count,
+ *	       object_len)			64-bit values as signed integers
+ *
+ * object_len is in the file only: a sweep compares it with what the target lists. It goes
+ * with content_hash and object_time; where a commit changes these and nobody says the
+ * length, it becomes 0, not known. Sweeps read it through a second connection: in WAL mode
+ * a reader and the writer do not wait for each other, each connection has one thread, and
+ * no lock of ours is held. What the reader finds may be older than the record in memory:
+ * it counts only if content_hash and object_time are those of the record.
+ *
+ * Version 1 had no object_len. Such a file is upgraded in place when it is opened for
+ * writing; readers need nothing that version 2 has added.
  *
  * It is a cache of what the target holds: losing it costs uploads, never data. So
  * whatever is wrong with it (damage, another target, another schema) is answered by
@@ -36,10 +48,11 @@
 #include "../base/bytes.h"
 
 #define APPLICATION_ID 0x75737374 /* "usst" */
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 #define PATH_CAP 4200
 #define BUSY_TIMEOUT_MS 5000
 #define ASIDE_MAX 100
+#define LENGTHS_CACHE_KIB 256
 
 struct us_state {
 	int lock_fd;
@@ -48,6 +61,7 @@ struct us_state {
 	struct us_state_info info;
 	int incomplete; /* a commit failed: the file lacks records that memory has */
 	int writable;
+	int version; /* of the file, when it was opened */
 	char path[PATH_CAP];
 };
 
@@ -186,6 +200,9 @@ static const char *check_meta(struct us_state *state, const char *target)
 	state->info.epoch_s = (uint32_t)epoch;
 	state->info.window_s = (uint32_t)window;
 	state->info.target_known = (uint32_t)known;
+	if (meta_int(state, "last_sweep", 0, INT64_MAX / US_NS_PER_S, &state->info.last_sweep_s)) {
+		state->info.last_sweep_s = 0; /* none yet: version 1, say */
+	}
 	return NULL;
 }
 
@@ -250,18 +267,44 @@ static const char *open_existing(struct us_state *state, const char *target, int
 	    pragma_int(state, "PRAGMA user_version", &version)) {
 		return "it is damaged";
 	}
-	if (id != APPLICATION_ID || version != SCHEMA_VERSION) {
+	if (id != APPLICATION_ID || version < 1 || version > SCHEMA_VERSION) {
 		return "it is not a state file of this version";
 	}
+	state->version = version;
 	const char *why = check_meta(state, target);
 	return why ? why : load_records(state, table);
 }
 
+/* From version 1. */
+static int32_t upgrade(struct us_state *state, struct us_error *err)
+{
+	if (state->version == SCHEMA_VERSION) {
+		return 0;
+	}
+	int32_t rc = run(state,
+			 "BEGIN IMMEDIATE;"
+			 "ALTER TABLE record ADD COLUMN object_len INTEGER NOT NULL DEFAULT 0;"
+			 "PRAGMA user_version = 2;"
+			 "COMMIT",
+			 "upgrade it", err);
+	if (rc) {
+		(void)sqlite3_exec(state->db, "ROLLBACK", NULL, NULL, NULL); /* may be over */
+		return rc;
+	}
+	state->version = SCHEMA_VERSION;
+	return 0;
+}
+
 static int32_t prepare(struct us_state *state, struct us_error *err)
 {
-	if (sqlite3_prepare_v3(state->db,
-			       "INSERT OR REPLACE INTO record VALUES (?1,?2,?3,?4,?5,?6,?7)", -1,
-			       SQLITE_PREPARE_PERSISTENT, &state->put, NULL) ||
+	/* ?8: NULL where no length is given. */
+	static const char put[] =
+		"INSERT INTO record VALUES (?1,?2,?3,?4,?5,?6,?7,coalesce(?8,0))"
+		" ON CONFLICT (path_hash) DO UPDATE SET fingerprint = ?2, content_hash = ?3,"
+		" object_time = ?4, flags = ?5, size_class = ?6, object_count = ?7,"
+		" object_len = coalesce(?8, CASE WHEN content_hash = ?3 AND object_time = ?4"
+		" THEN object_len ELSE 0 END)";
+	if (sqlite3_prepare_v3(state->db, put, -1, SQLITE_PREPARE_PERSISTENT, &state->put, NULL) ||
 	    sqlite3_prepare_v3(state->db, "DELETE FROM record WHERE path_hash = ?1", -1,
 			       SQLITE_PREPARE_PERSISTENT, &state->forget, NULL)) {
 		return fail_sqlite(state, "prepare a statement", err);
@@ -337,7 +380,8 @@ static int32_t create(struct us_state *state, const char *target, int is_ours, s
 		"CREATE TABLE record (path_hash INTEGER PRIMARY KEY, fingerprint INTEGER NOT NULL,"
 		" content_hash INTEGER NOT NULL, object_time INTEGER NOT NULL, flags INTEGER NOT "
 		"NULL,"
-		" size_class INTEGER NOT NULL, object_count INTEGER NOT NULL);";
+		" size_class INTEGER NOT NULL, object_count INTEGER NOT NULL,"
+		" object_len INTEGER NOT NULL DEFAULT 0);";
 	int32_t rc = clear_way(state->path, is_ours, err);
 	if (rc) {
 		return rc;
@@ -472,7 +516,8 @@ static int32_t open_or_create(struct us_state *state, const char *target, struct
 			      : "it is not a regular file";
 		if (!why) {
 			(void)sqlite3_db_release_memory(state->db); /* every page was read once */
-			return run(state, "PRAGMA synchronous = FULL", "open it", err);
+			int32_t rc = run(state, "PRAGMA synchronous = FULL", "open it", err);
+			return rc ? rc : upgrade(state, err);
 		}
 	}
 	(void)snprintf(ret_reset, reset_cap,
@@ -547,7 +592,8 @@ const struct us_state_info *us_state_info(const struct us_state *state)
 	return &state->info;
 }
 
-static int put_record(struct us_state *state, const struct us_record *r)
+/* OBJECT_LEN 0: what the file has stays, if that is about the same object. */
+static int put_record(struct us_state *state, const struct us_record *r, uint64_t object_len)
 {
 	sqlite3_stmt *s = state->put;
 	int failed = sqlite3_bind_int64(s, 1, (sqlite3_int64)r->path_hash) ||
@@ -556,36 +602,59 @@ static int put_record(struct us_state *state, const struct us_record *r)
 		     sqlite3_bind_int64(s, 4, r->object_time) ||
 		     sqlite3_bind_int(s, 5, (int)(r->flags & US_RECORD_KEPT)) ||
 		     sqlite3_bind_int(s, 6, r->size_class) ||
-		     sqlite3_bind_int(s, 7, r->object_count) || sqlite3_step(s) != SQLITE_DONE;
+		     sqlite3_bind_int(s, 7, r->object_count) ||
+		     (object_len ? sqlite3_bind_int64(s, 8, (sqlite3_int64)object_len)
+				 : sqlite3_bind_null(s, 8)) ||
+		     sqlite3_step(s) != SQLITE_DONE;
 	(void)sqlite3_reset(s); /* repeats the error */
 	return failed;
 }
 
-static int write_hash(struct us_state *state, struct us_table *table, uint64_t hash)
+static int forget_hash(struct us_state *state, uint64_t hash)
 {
-	struct us_record record;
-	if (us_table_get(table, hash, &record)) {
-		return put_record(state, &record);
-	}
 	int failed = sqlite3_bind_int64(state->forget, 1, (sqlite3_int64)hash) ||
 		     sqlite3_step(state->forget) != SQLITE_DONE;
 	(void)sqlite3_reset(state->forget); /* repeats the error */
 	return failed;
 }
 
-static int32_t put_record_of_table(void *arg, const struct us_record *record)
+static int write_change(struct us_state *state, struct us_table *table,
+			const struct us_state_change *change)
 {
-	return put_record(arg, record) ? -1 : 0;
+	struct us_record record;
+	return us_table_get(table, change->path_hash, &record)
+		       ? put_record(state, &record, change->object_len)
+		       : forget_hash(state, change->path_hash);
+}
+
+static int32_t put_record_of_table(void *arg, struct us_record *record)
+{
+	return put_record(arg, record, 0) ? -1 : 0;
+}
+
+/* Deletes the rows whose records are gone. (That of the step just made may go.) */
+static int prune(struct us_state *state, struct us_table *table)
+{
+	sqlite3_stmt *stmt = NULL;
+	struct us_record record;
+	int rc = sqlite3_prepare_v2(state->db, "SELECT path_hash FROM record", -1, &stmt, NULL);
+	int failed = rc != SQLITE_OK;
+	while (!failed && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
+		uint64_t hash = (uint64_t)sqlite3_column_int64(stmt, 0);
+		failed = !us_table_get(table, hash, &record) && forget_hash(state, hash);
+	}
+	(void)sqlite3_finalize(stmt); /* rc has its error */
+	return failed || rc != SQLITE_DONE;
 }
 
 static int write_all(struct us_state *state, struct us_table *table)
 {
-	return sqlite3_exec(state->db, "DELETE FROM record", NULL, NULL, NULL) ||
-	       us_table_each(table, put_record_of_table, state);
+	return us_table_each(table, put_record_of_table, state) || prune(state, table);
 }
 
-int32_t us_state_commit(struct us_state *state, struct us_table *table, const uint64_t *hashes,
-			size_t hash_count, int whole, int64_t high_water_ns, struct us_error *err)
+int32_t us_state_commit(struct us_state *state, struct us_table *table,
+			const struct us_state_change *changes, size_t change_count, int whole,
+			int64_t high_water_ns, int64_t last_sweep_s, struct us_error *err)
 {
 	state->incomplete |= whole;
 	int32_t rc = run(state, "BEGIN IMMEDIATE", "begin a transaction", err);
@@ -594,11 +663,15 @@ int32_t us_state_commit(struct us_state *state, struct us_table *table, const ui
 		return rc;
 	}
 	int failed = state->incomplete && write_all(state, table);
-	for (size_t i = 0; i < hash_count && !state->incomplete && !failed; i++) {
-		failed = write_hash(state, table, hashes[i]);
+	/* Where changes were lost, a length may be of an object before the last: none counts. */
+	for (size_t i = 0; i < change_count && !whole && !failed; i++) {
+		failed = write_change(state, table, &changes[i]);
 	}
 	rc = failed ? fail_sqlite(state, "write a record", err)
 		    : meta_set_int(state, "high_water", high_water_ns, err);
+	if (!rc && last_sweep_s != state->info.last_sweep_s) {
+		rc = meta_set_int(state, "last_sweep", last_sweep_s, err);
+	}
 	if (!rc) {
 		rc = run(state, "COMMIT", "commit", err);
 	}
@@ -610,6 +683,7 @@ int32_t us_state_commit(struct us_state *state, struct us_table *table, const ui
 	}
 	state->incomplete = 0;
 	state->info.high_water_ns = high_water_ns;
+	state->info.last_sweep_s = last_sweep_s;
 	(void)sqlite3_db_release_memory(state->db); /* pages are random: a cache is of no use */
 	return 0;
 }
@@ -633,6 +707,63 @@ int32_t us_state_set_target_known(struct us_state *state, uint32_t newest_name_s
 		state->info.target_known = 1;
 	}
 	return rc;
+}
+
+/* -------------------------------------------------------------------- lengths */
+
+struct us_state_lengths {
+	sqlite3 *db;
+	sqlite3_stmt *select;
+};
+
+int32_t us_state_lengths_open(const struct us_state *state, struct us_state_lengths **ret_lengths,
+			      struct us_error *err)
+{
+	char cache[64];
+	struct us_state_lengths *lengths = us_alloc_zero(sizeof(*lengths));
+	if (!lengths) {
+		return us_fail_nomem(err);
+	}
+	(void)snprintf(cache, sizeof(cache), "PRAGMA cache_size = -%d", LENGTHS_CACHE_KIB);
+	if (sqlite3_open_v2(state->path, &lengths->db,
+			    SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL) ||
+	    sqlite3_busy_timeout(lengths->db, BUSY_TIMEOUT_MS) ||
+	    sqlite3_exec(lengths->db, cache, NULL, NULL, NULL) ||
+	    sqlite3_prepare_v3(lengths->db,
+			       "SELECT object_len FROM record WHERE path_hash = ?1"
+			       " AND content_hash = ?2 AND object_time = ?3",
+			       -1, SQLITE_PREPARE_PERSISTENT, &lengths->select, NULL)) {
+		(void)us_fail(err, US_E_STATE,
+			      "state file \"%s\": cannot read lengths of objects: %s", state->path,
+			      lengths->db ? sqlite3_errmsg(lengths->db) : "out of memory");
+		us_state_lengths_close(lengths);
+		return US_E_STATE;
+	}
+	*ret_lengths = lengths;
+	return 0;
+}
+
+void us_state_lengths_close(struct us_state_lengths *lengths)
+{
+	if (!lengths) {
+		return;
+	}
+	(void)sqlite3_finalize(lengths->select); /* only read */
+	(void)sqlite3_close(lengths->db);	  /* its statement is finalized */
+	us_free(lengths);
+}
+
+uint64_t us_state_length(struct us_state_lengths *lengths, const struct us_record *record)
+{
+	sqlite3_stmt *s = lengths->select;
+	int64_t len = 0;
+	if (!sqlite3_bind_int64(s, 1, (sqlite3_int64)record->path_hash) &&
+	    !sqlite3_bind_int64(s, 2, (sqlite3_int64)record->content_hash) &&
+	    !sqlite3_bind_int64(s, 3, record->object_time) && sqlite3_step(s) == SQLITE_ROW) {
+		len = sqlite3_column_int64(s, 0);
+	}
+	(void)sqlite3_reset(s); /* a failure: not known */
+	return len > 0 ? (uint64_t)len : 0;
 }
 
 void us_state_close(struct us_state *state)

@@ -16,6 +16,13 @@ struct us_state_info {
 	uint32_t window_s;
 	int64_t high_water_ns; /* no snapshot time may be lower or equal */
 	uint32_t target_known; /* 0: the names in the target have not been looked at yet */
+	int64_t last_sweep_s;  /* start of the last complete sweep, since 1970; 0: none */
+};
+
+/* A record to be committed. */
+struct us_state_change {
+	uint64_t path_hash;
+	uint64_t object_len; /* of its last object, just acknowledged; 0: nothing new is known */
 };
 
 /*
@@ -40,17 +47,33 @@ int32_t us_state_open_read_only(const char *state_dir, const char *target, struc
 const struct us_state_info *us_state_info(const struct us_state *state);
 
 /*
- * Commits, in one transaction: the present records of HASHES (a hash whose record
- * is gone from TABLE is deleted), or, WHOLE, of all of TABLE, and the info fields
- * given. After a failure the next commit writes the whole table.
+ * Commits, in one transaction: the present records of CHANGES (one whose record is gone
+ * from TABLE is deleted), or, WHOLE, of all of TABLE, and the info fields given. After a
+ * failure the next commit writes the whole table. An object's length is kept with the
+ * record as long as that is about the same object.
  */
-int32_t us_state_commit(struct us_state *state, struct us_table *table, const uint64_t *hashes,
-			size_t hash_count, int whole, int64_t high_water_ns, struct us_error *err);
+int32_t us_state_commit(struct us_state *state, struct us_table *table,
+			const struct us_state_change *changes, size_t change_count, int whole,
+			int64_t high_water_ns, int64_t last_sweep_s, struct us_error *err);
 
 /* Records that the target's names have been looked at, the newest being
  * NEWEST_NAME_S (0: none): the epoch moves past it. Commits. */
 int32_t us_state_set_target_known(struct us_state *state, uint32_t newest_name_s,
 				  int64_t high_water_ns, struct us_error *err);
+
+/*
+ * The lengths of objects as they were committed last: a connection of its own, so that
+ * one thread may read them (and only that one) beside the thread that commits, and
+ * neither waits for the other. Freed, before the state, with us_state_lengths_close
+ * (NULL is accepted). US_E_STATE, US_E_NOMEM.
+ */
+struct us_state_lengths;
+int32_t us_state_lengths_open(const struct us_state *state, struct us_state_lengths **ret_lengths,
+			      struct us_error *err);
+void us_state_lengths_close(struct us_state_lengths *lengths);
+
+/* The length of the object that RECORD (a copy) is about; 0: not known. */
+uint64_t us_state_length(struct us_state_lengths *lengths, const struct us_record *record);
 
 /* Marks the state as properly closed, releases the lock, frees. NULL is accepted. */
 void us_state_close(struct us_state *state);

@@ -44,8 +44,9 @@ void us_table_sweep(struct us_table *table, uint8_t generation, int walk_clean, 
 		    void (*gone)(void *arg, uint64_t path_hash), void *arg,
 		    struct us_table_sums *ret_sums);
 
-/* Calls FN for every record, shard by shard, with the shard locked. Non-zero stops. */
-int32_t us_table_each(struct us_table *table, int32_t (*fn)(void *arg, const struct us_record *record),
+/* Calls FN for every record, shard by shard, with the shard locked. It may change
+ * everything but path_hash. Non-zero stops. */
+int32_t us_table_each(struct us_table *table, int32_t (*fn)(void *arg, struct us_record *record),
 		      void *arg);
 
 #endif

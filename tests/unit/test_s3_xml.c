@@ -38,7 +38,7 @@ static int page_free(void **state)
 /* Parses TEXT in pieces of STEP bytes. */
 static int32_t parse_steps(const char *text, size_t len, size_t step)
 {
-	int32_t rc = us_s3_page_begin(page, &err);
+	int32_t rc = us_s3_page_begin(page, US_S3_LISTING, &err);
 	for (size_t at = 0; at < len && rc == 0; at += step) {
 		rc = us_s3_page_feed(page, text + at, len - at < step ? len - at : step, &err);
 	}
@@ -189,7 +189,7 @@ static void test_bombs(void **state)
 		while (len + 100 < 1 << 20) {
 			len += (size_t)snprintf(block + len, 100, "%s", endless[i]);
 		}
-		assert_int_equal(us_s3_page_begin(page, &err), 0);
+		assert_int_equal(us_s3_page_begin(page, US_S3_LISTING, &err), 0);
 		assert_int_equal(us_s3_page_feed(page, LIST, sizeof(LIST) - 1, &err), 0);
 		int32_t rc = 0;
 		size_t blocks = 0;
@@ -203,7 +203,7 @@ static void test_bombs(void **state)
 		assert_int_equal(us_s3_page_end(page, &doc, &err), US_E_HTTP);
 	}
 	/* Too many keys, a key too long, a token too long. */
-	assert_int_equal(us_s3_page_begin(page, &err), 0);
+	assert_int_equal(us_s3_page_begin(page, US_S3_LISTING, &err), 0);
 	assert_int_equal(us_s3_page_feed(page, LIST LAST, sizeof(LIST LAST) - 1, &err), 0);
 	int32_t rc = 0;
 	for (size_t i = 0; i <= US_S3_PAGE_KEYS_MAX && rc == 0; i++) {
@@ -286,6 +286,149 @@ static void test_errors(void **state)
 	assert_int_equal(strlen(doc.message), 399);
 }
 
+static int32_t parse_as(enum us_s3_document document, const char *text)
+{
+	int32_t rc = us_s3_page_begin(page, document, &err);
+	rc = rc ? rc : us_s3_page_feed(page, text, strlen(text), &err);
+	return rc ? rc : us_s3_page_end(page, &doc, &err);
+}
+
+static void test_uploads(void **state)
+{
+	(void)state;
+	assert_int_equal(
+		parse_as(US_S3_UPLOADS, HEAD
+			 "<ListMultipartUploadsResult><Bucket>b</Bucket><KeyMarker/>"
+			 "<NextKeyMarker>k%26+2</NextKeyMarker><EncodingType>url</EncodingType>"
+			 "<IsTruncated>true</IsTruncated><Upload><Key>k+1</Key>"
+			 "<UploadId>a+b%41</UploadId><Owner><ID>x</ID></Owner></Upload>"
+			 "<Upload><UploadId>second</UploadId><Key>k%262</Key></Upload>"
+			 "</ListMultipartUploadsResult>"),
+		0);
+	assert_int_equal(us_s3_page_count(page), 2);
+	expect_entry(0, "k 1", 0);
+	expect_entry(1, "k&2", 0);
+	assert_string_equal(us_s3_page_entry(page, 0).upload_id, "a+b%41"); /* never encoded */
+	assert_string_equal(us_s3_page_entry(page, 1).upload_id, "second");
+	assert_string_equal(us_s3_page_next_token(page), "k& 2");
+	assert_int_equal(parse_as(US_S3_LISTING, LIST LAST ENTRY("k", "1") END), 0);
+	assert_null(us_s3_page_entry(page, 0).upload_id);
+	/* One document in place of another. */
+	assert_int_equal(parse_as(US_S3_UPLOADS, LIST LAST END), US_E_HTTP);
+	assert_int_equal(parse_as(US_S3_DELETED, LIST LAST END), US_E_HTTP);
+	assert_int_equal(parse_as(US_S3_LISTING, "<DeleteResult/>"), US_E_HTTP);
+	assert_string_equal(err.message, "malformed listing: not a ListBucketResult");
+}
+
+static void test_deleted(void **state)
+{
+	(void)state;
+	assert_int_equal(parse_as(US_S3_DELETED, "<DeleteResult/>"), 0);
+	assert_int_equal(us_s3_page_failure_count(page), 0);
+	assert_null(us_s3_page_first_failure(page));
+	assert_int_equal(
+		parse_as(US_S3_DELETED,
+			 "<DeleteResult><Deleted><Key>a</Key></Deleted>"
+			 "<Error><Key>b</Key><Code>NoSuchKey</Code></Error>"
+			 "<Error><Key>c&#10;&amp;d</Key><Code>AccessDenied</Code><Message>m</"
+			 "Message>"
+			 "</Error><Error><Code>Other</Code><Key>e</Key></Error></DeleteResult>"),
+		0);
+	assert_int_equal(us_s3_page_failure_count(page), 2);
+	assert_string_equal(us_s3_page_first_failure(page)->key, "c &d");
+	assert_string_equal(us_s3_page_first_failure(page)->code, "AccessDenied");
+	assert_string_equal(us_s3_page_first_failure(page)->message, "m");
+	assert_int_equal(parse_as(US_S3_DELETED, "<Error><Code>X</Code></Error>"), US_E_HTTP);
+	assert_string_equal(doc.code, "X");
+	assert_int_equal(parse_as(US_S3_DELETED, "<DeleteResult><Error/></DeleteResult>"), 0);
+	assert_int_equal(us_s3_page_failure_count(page), 1); /* not gone, whatever it is */
+}
+
+static void test_results(void **state)
+{
+	(void)state;
+	char id[US_S3_UPLOAD_ID_LEN_MAX + 1], text[4096];
+	static const char created[] =
+		"  \n" HEAD "<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>k</Key>"
+		"<UploadId>VXBsb2Fk&amp;</UploadId></InitiateMultipartUploadResult>";
+	/* White space before the declaration, which keeps a connection alive, is no fault. */
+	assert_int_equal(
+		us_s3_xml_result(created, sizeof(created) - 1, US_S3_CREATED, id, &doc, &err), 0);
+	assert_string_equal(id, "VXBsb2Fk&");
+	static const char completed[] = HEAD "\n \n<CompleteMultipartUploadResult><ETag>x</ETag>"
+					     "</CompleteMultipartUploadResult>";
+	assert_int_equal(us_s3_xml_result(completed, sizeof(completed) - 1, US_S3_COMPLETED, NULL,
+					  &doc, &err),
+			 0);
+	assert_int_equal(
+		us_s3_xml_result(completed, sizeof(completed) - 1, US_S3_CREATED, id, &doc, &err),
+		US_E_HTTP);
+	static const char *const bad[] = {
+		"",
+		" ",
+		"<InitiateMultipartUploadResult/>",
+		"<InitiateMultipartUploadResult><UploadId/></InitiateMultipartUploadResult>",
+		"<InitiateMultipartUploadResult><UploadId>a</UploadId><UploadId>b</UploadId>"
+		"</InitiateMultipartUploadResult>",
+		"<InitiateMultipartUploadResult><UploadId>a</UploadId>",
+		"<Error><Code>InternalError</Code></Error>",
+	};
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(
+			us_s3_xml_result(bad[i], strlen(bad[i]), US_S3_CREATED, id, &doc, &err),
+			US_E_HTTP);
+	}
+	assert_string_equal(doc.code, "InternalError");
+	assert_string_equal(id, "VXBsb2Fk&"); /* untouched */
+	for (int len = US_S3_UPLOAD_ID_LEN_MAX; len < US_S3_UPLOAD_ID_LEN_MAX + 2; len++) {
+		(void)snprintf(text, sizeof(text),
+			       "<InitiateMultipartUploadResult><UploadId>%0*d</UploadId>"
+			       "</InitiateMultipartUploadResult>",
+			       len, 0);
+		assert_int_equal(
+			us_s3_xml_result(text, strlen(text), US_S3_CREATED, id, &doc, &err),
+			len > US_S3_UPLOAD_ID_LEN_MAX ? US_E_HTTP : 0);
+	}
+}
+
+/* What is escaped comes back from the parser as it was. */
+static void test_escape(void **state)
+{
+	(void)state;
+	struct us_text text;
+	us_text_init(&text, 65536);
+	char all[1024];
+	size_t len = 0;
+	for (int c = 1; c < 0x80; c++) {
+		if (c >= 0x20 || c == '\t' || c == '\n' || c == '\r') {
+			all[len++] = (char)c;
+		}
+	}
+	for (int c = 0x80; c < 0xC0; c++) { /* C1 and some more */
+		all[len++] = (char)0xC2;
+		all[len++] = (char)c;
+	}
+	(void)snprintf(all + len, sizeof(all) - len,
+		       "]]>\xe2\x80\xa8\xef\xbf\xbd\xf4\x8f\xbf\xbf\r\n");
+	len = strlen(all);
+	assert_true(us_s3_xml_can_hold(all, len));
+	us_text_puts(&text, LIST LAST "<Contents><Key>");
+	us_s3_xml_escape(&text, all, len);
+	us_text_puts(&text, "</Key><Size>1</Size></Contents>" END);
+	assert_int_equal(parse(text.data), 0);
+	expect_entry(0, all, 1);
+	assert_null(strchr(text.data, '\r'));
+	assert_null(strstr(text.data, "\xc2\x85"));
+	us_text_done(&text);
+	static const char *const never[] = { "\x01",         "a\x1f",        "\xff",
+					     "\xc2",         "\xed\xa0\x80", "\xef\xbf\xbe",
+					     "\xef\xbf\xbf", "\xc0\x80",     "\xf4\x90\x80\x80" };
+	for (size_t i = 0; i < sizeof(never) / sizeof(never[0]); i++) {
+		assert_false(us_s3_xml_can_hold(never[i], strlen(never[i])));
+	}
+	assert_false(us_s3_xml_can_hold("a\0b", 3));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -295,6 +438,10 @@ int main(void)
 		cmocka_unit_test(test_malformed),
 		cmocka_unit_test(test_bombs),
 		cmocka_unit_test(test_errors),
+		cmocka_unit_test(test_uploads),
+		cmocka_unit_test(test_deleted),
+		cmocka_unit_test(test_results),
+		cmocka_unit_test(test_escape),
 	};
 	return cmocka_run_group_tests_name("s3_xml", tests, page_new, page_free);
 }

@@ -225,6 +225,121 @@ static void test_get_parts(void **state)
 	store->ops->close(store);
 }
 
+static int has(const char *path)
+{
+	char whole[SCRATCH_LEN + 200];
+	struct stat st;
+	(void)snprintf(whole, sizeof(whole), "%s/%.150s", root, path);
+	return lstat(whole, &st) == 0;
+}
+
+static int32_t remove_many(struct us_store *store, const char *const *keys, size_t count,
+			   size_t want_removed, struct us_error *err)
+{
+	size_t removed = 12345;
+	int32_t rc = store->ops->remove_many(store, keys, count, &removed, err);
+	assert_int_equal(removed, want_removed);
+	return rc;
+}
+
+/* Objects go, and the directories that become empty by it; nothing else. */
+static void test_remove_many(void **state)
+{
+	(void)state;
+	static const char *const keys[] = { "a/b/c/1", "a/b/c/2", "a/b/d/1", "a/other", "e/1",
+					    "e/none",  "none/1",  "f/g/h/1", "top" };
+	enum { COUNT = sizeof(keys) / sizeof(keys[0]) };
+	struct us_error err = US_ERROR_INIT;
+	struct us_store *store = open_store(0);
+	for (size_t i = 0; i < COUNT; i++) {
+		if (!strstr(keys[i], "none")) {
+			put_one(store, keys[i], "x", 0);
+		}
+	}
+	put_one(store, "a/stays", "x", 0);
+	put_one(store, "e/stays/x", "x", 0);
+	put_one(store, "f/stays", "x", 0);
+	assert_int_equal(remove_many(store, keys, COUNT, COUNT, &err), 0);
+	assert_list(store, "", "a/stays:1\ne/stays/x:1\nf/stays:1\n");
+	assert_false(has("a/b") || has("f/g"));
+	assert_true(has("a") && has("e/stays") && has("f"));
+	static const char *const last[] = { "a/stays", "e/stays/x", "f/stays" };
+	assert_int_equal(remove_many(store, last, 3, 3, &err), 0);
+	assert_false(has("a") || has("e") || has("f"));
+	put_one(store, "a/b/c/1", "again", 0);
+	struct us_store_counts counts;
+	store->ops->counts(store, &counts);
+	assert_int_equal(counts.remove, COUNT + 3);
+	assert_true(counts.remove_ns > 0);
+	assert_int_equal(store->ops->remove_many(store, last, 0, &(size_t){ 0 }, &err), 0);
+	uint64_t aborted = 5;
+	assert_int_equal(store->ops->abort_uploads(store, "", NULL, NULL, &aborted, &err), 0);
+	assert_int_equal(aborted, 0);
+	store->ops->cancel(store);
+	assert_int_equal(remove_many(store, keys, 1, 0, &err), US_E_CANCELED);
+	store->ops->close(store);
+	assert_true(has("a/b/c/1"));
+}
+
+/* More directories than are made durable one by one. */
+static void test_remove_from_many_directories(void **state)
+{
+	(void)state;
+	enum { COUNT = 200 };
+	struct us_error err = US_ERROR_INIT;
+	struct us_store *store = open_store(0);
+	static char names[COUNT][32];
+	const char *keys[COUNT];
+	struct us_put *puts[COUNT];
+	for (int i = 0; i < COUNT; i++) {
+		(void)snprintf(names[i], sizeof(names[i]), "d%d/t%d/o%d", i % 9, i / 2, i);
+		keys[i] = names[i];
+		puts[i] = make_put(keys[i], "x");
+	}
+	put_all(store, puts, COUNT);
+	assert_int_equal(remove_many(store, keys, COUNT, COUNT, &err), 0);
+	assert_list(store, "", "");
+	for (int i = 0; i < COUNT; i++) {
+		*strchr(names[i], '/') = '\0';
+		assert_false(has(names[i]));
+		free_put(puts[i]);
+	}
+	store->ops->close(store);
+}
+
+static void test_remove_many_failures(void **state)
+{
+	(void)state;
+	char path[SCRATCH_LEN + 64];
+	struct us_error err = US_ERROR_INIT;
+	struct us_store *store = open_store(0);
+	put_one(store, "d/1", "x", 0);
+	put_one(store, "d/sub/1", "x", 0);
+	put_one(store, "d/2", "x", 0);
+	/* A directory is no object; what lies around it goes all the same. */
+	static const char *const keys[] = { "d/1", "d/sub", "d/2" };
+	assert_int_equal(remove_many(store, keys, 3, 2, &err), US_E_IO);
+	assert_non_null(strstr(err.message, "DELETE \"d/sub\""));
+	assert_list(store, "", "d/sub/1:1\n");
+	/* Links are not followed: not into another directory, and not by rmdir. */
+	put_one(store, "real/1", "x", 0);
+	(void)snprintf(path, sizeof(path), "%s/link", root);
+	assert_int_equal(symlink("real", path), 0);
+	static const char *const linked[] = { "link/1" };
+	assert_int_equal(remove_many(store, linked, 1, 1, &err), 0); /* no such object */
+	assert_true(has("real/1") && has("link"));
+	static const char *const real[] = { "real/1" };
+	assert_int_equal(remove_many(store, real, 1, 1, &err), 0);
+	assert_true(!has("real") && has("link"));
+	/* An object that is a link now: the link goes, not what it points at. */
+	(void)snprintf(path, sizeof(path), "%s/d/l", root);
+	assert_int_equal(symlink("sub/1", path), 0);
+	static const char *const link[] = { "d/l" };
+	assert_int_equal(remove_many(store, link, 1, 1, &err), 0);
+	assert_true(has("d/sub/1") && !has("d/l"));
+	store->ops->close(store);
+}
+
 static void test_batches(void **state)
 {
 	(void)state;
@@ -392,6 +507,8 @@ int main(void)
 		TEST(test_put_get_list_remove), TEST(test_batches),   TEST(test_one_failure_is_its_own),
 		TEST(test_from_spool_file),	TEST(test_leftovers), TEST(test_read_only_and_cancel),
 		TEST(test_directory_replaced), TEST(test_get_parts),
+		TEST(test_remove_many), TEST(test_remove_from_many_directories),
+		TEST(test_remove_many_failures),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -336,15 +336,16 @@ static void test_state_keeps_records(void **arg)
 	struct us_state *state = open_state("t", 3600, 1000, table, reset);
 	assert_non_null(strstr(reset, "there is none"));
 	assert_int_equal(us_state_info(state)->epoch_s, 1000);
-	uint64_t hashes[100];
+	struct us_state_change changes[100] = { 0 };
 	for (uint32_t i = 0; i < 100; i++) {
-		hashes[i] = hash_of(i);
-		put(table, hashes[i], i + 1, 0);
+		changes[i].path_hash = hash_of(i);
+		put(table, changes[i].path_hash, i + 1, 0);
 	}
-	assert_int_equal(us_state_commit(state, table, hashes, 100, 0, 77, NULL), 0);
+	assert_int_equal(us_state_commit(state, table, changes, 100, 0, 77, 5, NULL), 0);
 	us_table_clear(table);
-	put(table, hashes[1], 500, 0);
-	assert_int_equal(us_state_commit(state, table, hashes, 2, 0, 78, NULL), 0); /* 0 gone, 1 changed */
+	put(table, hash_of(1), 500, 0);
+	/* 0 gone, 1 changed */
+	assert_int_equal(us_state_commit(state, table, changes, 2, 0, 78, 6, NULL), 0);
 	struct us_siphash_key key = us_state_info(state)->key;
 	us_state_close(state);
 
@@ -353,13 +354,220 @@ static void test_state_keeps_records(void **arg)
 	assert_string_equal(reset, "");
 	assert_int_equal(us_state_info(state)->epoch_s, 1000); /* closed properly: it stays */
 	assert_int_equal(us_state_info(state)->high_water_ns, 78);
+	assert_int_equal(us_state_info(state)->last_sweep_s, 6);
 	assert_memory_equal(&us_state_info(state)->key, &key, sizeof(key));
 	struct us_record r;
-	assert_int_equal(us_table_get(table, hashes[0], &r), 0);
-	assert_int_equal(us_table_get(table, hashes[1], &r), 1);
+	assert_int_equal(us_table_get(table, hash_of(0), &r), 0);
+	assert_int_equal(us_table_get(table, hash_of(1), &r), 1);
 	assert_int_equal(r.object_time, 500);
-	assert_int_equal(us_table_get(table, hashes[99], &r), 1);
+	assert_int_equal(us_table_get(table, hash_of(99), &r), 1);
 	us_state_close(state);
+	us_table_free(table);
+}
+
+/* -------------------------------------------------- what a sweep finds, lengths */
+
+static struct us_record synced(void)
+{
+	return (struct us_record){ .path_hash = 1, .fingerprint = 42, .content_hash = 7,
+				   .object_time = 1000, .object_count = 2, .flags = US_RECORD_RACY };
+}
+
+static void assert_marked(const struct us_record *r, uint32_t object_time, uint8_t object_count)
+{
+	assert_true(r->flags & US_RECORD_UNSYNCED);
+	assert_int_equal(us_record_since_s(r), 9000);
+	assert_int_equal(us_record_failed_cycles(r), 0);
+	assert_int_equal(r->content_hash, 0);
+	assert_int_equal(r->object_time, object_time);
+	assert_int_equal(r->object_count, object_count);
+}
+
+static void test_reconcile(void **arg)
+{
+	(void)arg;
+	struct us_record r = synced(), before = synced();
+	/* As it should be, the length known or not. */
+	assert_int_equal(us_record_reconcile(&r, 1000, 50, 50, 9000), 0);
+	assert_int_equal(us_record_reconcile(&r, 1000, 50, 0, 9000), 0);
+	assert_memory_equal(&r, &before, sizeof(r));
+	/* Another length; gone, and an older one found or none; one that is not known. */
+	assert_int_equal(us_record_reconcile(&r, 1000, 49, 50, 9000), 1);
+	assert_marked(&r, 1000, 1);
+	r = synced();
+	assert_int_equal(us_record_reconcile(&r, 999, 50, 50, 9000), 1);
+	assert_marked(&r, 1000, 1);
+	r = synced();
+	assert_int_equal(us_record_reconcile(&r, 0, 0, 50, 9000), 1);
+	assert_marked(&r, 1000, 1);
+	r = synced();
+	assert_int_equal(us_record_reconcile(&r, 1001, 50, 50, 9000), 1);
+	assert_marked(&r, 1001, 1);
+	/* Its next name: one of its own, after the newest. */
+	assert_int_equal(us_object_time_next(&r, 4096, 3600, 0, 900, 900), 1002);
+	assert_int_equal(us_object_time_next(&r, 4096, 3600, 0, 9000, 9000), 9000);
+}
+
+static void test_reconcile_spares(void **arg)
+{
+	(void)arg;
+	/* Unsynced: since when and how often stay, only the name is corrected. */
+	struct us_record r = synced(), before;
+	us_record_set_unsynced(&r, 500, 3);
+	before = r;
+	assert_int_equal(us_record_reconcile(&r, 0, 0, 0, 9000), 0);
+	assert_int_equal(us_record_reconcile(&r, 1000, 1, 50, 9000), 0);
+	assert_memory_equal(&r, &before, sizeof(r));
+	assert_int_equal(us_record_reconcile(&r, 2000, 1, 50, 9000), 2);
+	before.object_time = 2000;
+	assert_memory_equal(&r, &before, sizeof(r));
+	/* No object under this record: no database, or empty. */
+	r = (struct us_record){ .path_hash = 1, .fingerprint = 42, .flags = US_RECORD_EMPTY };
+	before = r;
+	assert_int_equal(us_record_reconcile(&r, 0, 0, 0, 9000), 0);
+	assert_int_equal(us_record_reconcile(&r, 2000, 1, 0, 9000), 0);
+	assert_memory_equal(&r, &before, sizeof(r));
+}
+
+static void put_content(struct us_table *table, uint64_t hash, uint64_t content_hash, uint32_t object_time)
+{
+	struct us_record *r = us_table_acquire(table, hash, 1);
+	assert_non_null(r);
+	r->content_hash = content_hash;
+	r->object_time = object_time;
+	us_table_release(table, hash);
+}
+
+static uint64_t length_of(struct us_state_lengths *lengths, struct us_table *table, uint64_t hash)
+{
+	struct us_record r;
+	assert_int_equal(us_table_get(table, hash, &r), 1);
+	return us_state_length(lengths, &r);
+}
+
+static void test_state_lengths(void **arg)
+{
+	(void)arg;
+	char reset[1024];
+	struct us_table *table = new_table();
+	struct us_state *state = open_state("t", 3600, 1000, table, reset);
+	struct us_state_lengths *lengths;
+	assert_int_equal(us_state_lengths_open(state, &lengths, NULL), 0);
+	struct us_state_change change[2] = { { hash_of(1), 111 }, { hash_of(2), 0 } };
+	put_content(table, hash_of(1), 7, 500);
+	put_content(table, hash_of(2), 8, 600);
+	assert_int_equal(us_state_commit(state, table, change, 2, 0, 1, 0, NULL), 0);
+	assert_int_equal(length_of(lengths, table, hash_of(1)), 111);
+	assert_int_equal(length_of(lengths, table, hash_of(2)), 0);
+	/* It stays with the object: also through a rewrite of the whole table. */
+	change[0].object_len = 0;
+	assert_int_equal(us_state_commit(state, table, change, 1, 0, 1, 0, NULL), 0);
+	assert_int_equal(length_of(lengths, table, hash_of(1)), 111);
+	assert_int_equal(us_state_commit(state, table, NULL, 0, 1, 1, 0, NULL), 0);
+	assert_int_equal(length_of(lengths, table, hash_of(1)), 111);
+	/* Memory is ahead of the file: not known. */
+	put_content(table, hash_of(1), 9, 500);
+	assert_int_equal(length_of(lengths, table, hash_of(1)), 0);
+	put_content(table, hash_of(1), 7, 501);
+	assert_int_equal(length_of(lengths, table, hash_of(1)), 0);
+	/* Another object whose length nobody said: not known, also should the first come back. */
+	assert_int_equal(us_state_commit(state, table, change, 1, 0, 1, 0, NULL), 0);
+	put_content(table, hash_of(1), 7, 500);
+	assert_int_equal(us_state_commit(state, table, change, 1, 0, 1, 0, NULL), 0);
+	assert_int_equal(length_of(lengths, table, hash_of(1)), 0);
+	us_state_lengths_close(lengths);
+	us_state_lengths_close(NULL);
+	us_state_close(state);
+	us_table_free(table);
+}
+
+/* A rewrite of the whole table leaves no row whose record is gone. */
+static void test_state_whole_commit_forgets(void **arg)
+{
+	(void)arg;
+	char reset[1024];
+	struct us_record r;
+	struct us_table *table = new_table();
+	struct us_state *state = open_state("t", 3600, 1000, table, reset);
+	for (uint32_t i = 0; i < 1000; i++) {
+		put(table, hash_of(i), i + 1, 0);
+	}
+	assert_int_equal(us_state_commit(state, table, NULL, 0, 1, 1, 0, NULL), 0);
+	us_table_clear(table);
+	for (uint32_t i = 0; i < 1000; i += 3) {
+		put(table, hash_of(i), i + 7, 0);
+	}
+	assert_int_equal(us_state_commit(state, table, NULL, 0, 1, 1, 0, NULL), 0);
+	us_state_close(state);
+	us_table_clear(table);
+	us_state_close(open_state("t", 3600, 1000, table, reset));
+	for (uint32_t i = 0; i < 1000; i++) {
+		assert_int_equal(us_table_get(table, hash_of(i), &r), i % 3 == 0);
+		assert_int_equal(i % 3 == 0 ? r.object_time : i + 7, i + 7);
+	}
+	us_table_free(table);
+}
+
+static void run_sql(const char *sql)
+{
+	char path[SCRATCH_LEN + 32];
+	sqlite3 *db;
+	(void)snprintf(path, sizeof(path), "%s/state.db", dir);
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	if (sqlite3_exec(db, sql, NULL, NULL, NULL)) {
+		print_error("%s: %s\n", sql, sqlite3_errmsg(db));
+		fail();
+	}
+	assert_int_equal(sqlite3_close(db), SQLITE_OK);
+}
+
+/* What version 1 wrote, by its own schema. */
+static void make_version_1(void)
+{
+	run_sql("DROP TABLE record; DELETE FROM meta WHERE name = 'last_sweep'; PRAGMA user_version = 1;"
+		"CREATE TABLE record (path_hash INTEGER PRIMARY KEY, fingerprint INTEGER NOT NULL,"
+		" content_hash INTEGER NOT NULL, object_time INTEGER NOT NULL, flags INTEGER NOT NULL,"
+		" size_class INTEGER NOT NULL, object_count INTEGER NOT NULL);"
+		"INSERT INTO record VALUES (77, 1, 2, 3, 1, 5, 2), (-78, 1, 2, 4, 0, 5, 1);");
+}
+
+static void test_state_version_1(void **arg)
+{
+	(void)arg;
+	char reset[1024];
+	struct us_record r;
+	struct us_table *table = new_table();
+	struct us_state *state;
+	us_state_close(open_state("t", 3600, 1000, table, reset));
+	make_version_1();
+	/* A reader takes it as it is. */
+	assert_int_equal(us_state_open_read_only(dir, "t", table, &state, NULL), 0);
+	assert_int_equal(us_table_get(table, 77, &r), 1);
+	assert_int_equal(us_state_info(state)->last_sweep_s, 0);
+	us_state_close(state);
+	/* A writer upgrades it, and loses nothing. */
+	for (int i = 0; i < 2; i++) {
+		us_table_clear(table);
+		state = open_state("t", 3600, 2000, table, reset);
+		assert_string_equal(reset, "");
+		assert_int_equal(us_state_info(state)->epoch_s, 1000);
+		assert_int_equal(us_table_get(table, 77, &r), 1);
+		assert_int_equal(r.object_time, 3);
+		assert_int_equal(r.object_count, 2);
+		assert_int_equal(us_table_get(table, (uint64_t)-78, &r), 1);
+		struct us_state_lengths *lengths;
+		assert_int_equal(us_state_lengths_open(state, &lengths, NULL), 0);
+		assert_int_equal(length_of(lengths, table, 77), i == 0 ? 0 : 99);
+		const struct us_state_change change = { 77, 99 };
+		assert_int_equal(us_state_commit(state, table, &change, 1, 0, 1, 0, NULL), 0);
+		assert_int_equal(length_of(lengths, table, 77), 99);
+		us_state_lengths_close(lengths);
+		us_state_close(state);
+	}
+	/* One of the future is not ours to guess at. */
+	run_sql("PRAGMA user_version = 3");
+	us_state_close(open_state("t", 3600, 2000, table, reset));
+	assert_non_null(strstr(reset, "version"));
 	us_table_free(table);
 }
 
@@ -448,7 +656,8 @@ static void test_state_damaged_or_foreign(void **arg)
 		us_table_clear(table);
 		struct us_state *state = open_state("t", 3600, 1000, table, reset);
 		put(table, hash, 5, 0);
-		assert_int_equal(us_state_commit(state, table, &hash, 1, 0, 1, NULL), 0);
+		const struct us_state_change change = { .path_hash = hash };
+		assert_int_equal(us_state_commit(state, table, &change, 1, 0, 1, 0, NULL), 0);
 		us_state_close(state);
 		us_table_clear(table);
 		if (damage == 0) {
@@ -521,7 +730,12 @@ int main(void)
 		cmocka_unit_test(test_table_keeps_names_ahead),
 		cmocka_unit_test(test_see_unsure),
 		cmocka_unit_test(test_content_hash),
+		cmocka_unit_test(test_reconcile),
+		cmocka_unit_test(test_reconcile_spares),
 		STATE_TEST(test_state_keeps_records),
+		STATE_TEST(test_state_lengths),
+		STATE_TEST(test_state_whole_commit_forgets),
+		STATE_TEST(test_state_version_1),
 		STATE_TEST(test_state_epoch_moves),
 		STATE_TEST(test_state_after_kill),
 		STATE_TEST(test_state_lock_names_pid),

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../csrc/base/clock.h"
+#include "../../csrc/restore/catalog.h"
+#include "../../csrc/restore/local.h"
+
+/* A store that lists KEYS, in the byte order that stores promise. */
+static const char *keys[64];
+static size_t key_count;
+
+static int by_bytes(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static int32_t fake_list(struct us_store *store, const char *prefix, us_store_list_fn *fn,
+			 void *arg, struct us_error *err)
+{
+	(void)store;
+	(void)err;
+	qsort(keys, key_count, sizeof(keys[0]), by_bytes);
+	for (size_t i = 0; i < key_count; i++) {
+		if (strncmp(keys[i], prefix, strlen(prefix)) == 0) {
+			int32_t rc = fn(arg, keys[i], strlen(keys[i]), 10 + i);
+			if (rc) {
+				return rc;
+			}
+		}
+	}
+	return 0;
+}
+
+static const struct us_store_ops fake_ops = { .list = fake_list };
+static struct us_store fake = { .ops = &fake_ops };
+
+static struct us_pattern *pattern;
+static struct us_template *tmpl;
+
+static void open_template(const char *pattern_text, const char *template_text)
+{
+	struct us_error err = US_ERROR_INIT;
+	assert_int_equal(us_pattern_new(pattern_text, &pattern, &err), 0);
+	assert_int_equal(us_template_new(template_text, pattern, NULL, &tmpl, &err), 0);
+}
+
+static void close_template(void)
+{
+	us_template_free(tmpl);
+	us_pattern_free(pattern);
+}
+
+/* What the catalog calls, a line each. */
+static char trace[8192];
+
+static int32_t on_database(void *arg, const struct us_catalog_entry *e)
+{
+	char line[400], newest[17], second[17] = "-", first[17];
+	(void)arg;
+	us_time_name_format(e->newest.time_s, newest);
+	us_time_name_format(e->first.time_s, first);
+	if (e->second.time_s) {
+		us_time_name_format(e->second.time_s, second);
+	}
+	(void)snprintf(line, sizeof(line), "%s %s %llu %s %s %s\n", e->key, e->path,
+		       (unsigned long long)e->object_count, first, second, newest);
+	strncat(trace, line, sizeof(trace) - strlen(trace) - 1);
+	return 0;
+}
+
+static int32_t on_surplus(void *arg, const char *key, const struct us_backup *backup)
+{
+	char line[400], time[17];
+	(void)arg;
+	us_time_name_format(backup->time_s, time);
+	assert_non_null(strstr(key, time));
+	(void)snprintf(line, sizeof(line), "surplus %s\n", key);
+	strncat(trace, line, sizeof(trace) - strlen(trace) - 1);
+	return 0;
+}
+
+static struct us_catalog_result result;
+
+static int32_t run(const char *only)
+{
+	struct us_error err = US_ERROR_INIT;
+	const struct us_catalog_fns fns = { .database = on_database, .surplus = on_surplus };
+	trace[0] = '\0';
+	return us_catalog_run(&fake, tmpl, only, 0, UINT32_MAX, &fns, NULL, &result, &err);
+}
+
+static void test_groups_by_database(void **state)
+{
+	(void)state;
+	open_template("/data/*/*.db", "b/{{org}}/{{name}}");
+	key_count = 0;
+	keys[key_count++] = "b/acme/x/20260101T000000Z.db.lz4";
+	keys[key_count++] = "b/acme/x/20260102T000000Z.db.lz4";
+	keys[key_count++] = "b/acme/x/20260103T000000Z.db.lz4";
+	keys[key_count++] = "b/acme/x-1/20260104T000000Z.db.lz4";
+	keys[key_count++] = "b/acme/x.1/20260105T000000Z.db.lz4";
+	keys[key_count++] = "b/acme/x/20260105T000000Z.db.lz4x"; /* none of ours: */
+	keys[key_count++] = "b/acme/x/notes.txt";
+	keys[key_count++] = "b/acme/20260105T000000Z.db.lz4";
+	keys[key_count++] = "b/acme/x/y/20260105T000000Z.db.lz4";
+	keys[key_count++] = "b/acme/x/20260231T000000Z.db.lz4";
+	keys[key_count++] = "b/acme/x/19700101T000000Z.db.lz4";
+	keys[key_count++] = "b/acme/../20260105T000000Z.db.lz4";
+	keys[key_count++] = "b//x/20260105T000000Z.db.lz4";
+	keys[key_count++] = "b/acme/%2Ex/20260105T000000Z.db.lz4"; /* another spelling of none */
+	assert_int_equal(run(NULL), 0);
+	assert_string_equal(trace,
+			    "b/acme/x-1 /data/acme/x-1.db 1 20260104T000000Z - 20260104T000000Z\n"
+			    "b/acme/x.1 /data/acme/x.1.db 1 20260105T000000Z - 20260105T000000Z\n"
+			    "surplus b/acme/x/20260101T000000Z.db.lz4\n"
+			    "b/acme/x /data/acme/x.db 3 20260101T000000Z 20260102T000000Z "
+			    "20260103T000000Z\n");
+	assert_int_equal(result.ours_count, 5);
+	assert_int_equal(result.database_count, 3);
+	assert_int_equal(result.foreign_count, 9);
+	uint32_t newest;
+	assert_int_equal(us_time_name_parse("20260105T000000Z", 16, &newest), 0);
+	assert_int_equal(result.newest_s, newest);
+	close_template();
+}
+
+/* With `**` a database's key can lie below another's. */
+static void test_databases_below_databases(void **state)
+{
+	(void)state;
+	open_template("/data/**/*.db", "{{dir}}/{{name}}");
+	key_count = 0;
+	keys[key_count++] = "a/20260101T000000Z.db.lz4";
+	keys[key_count++] = "a/20260101T0/20260105T000000Z.db.lz4";
+	keys[key_count++] = "a/20260101T0/z/20260106T000000Z.db.lz4";
+	keys[key_count++] = "a/20260102T000000Z.db.lz4";
+	keys[key_count++] = "a/20260102T000001/20260107T000000Z.db.lz4";
+	keys[key_count++] = "a/20260103T000000Z.db.lz4";
+	keys[key_count++] = "a/b/20260108T000000Z.db.lz4";
+	keys[key_count++] = "a.c/20260109T000000Z.db.lz4";
+	assert_int_equal(run(NULL), 0);
+	assert_string_equal(
+		trace,
+		"a.c /data/a.c.db 1 20260109T000000Z - 20260109T000000Z\n"
+		"a/20260101T0/z /data/a/20260101T0/z.db 1 20260106T000000Z - 20260106T000000Z\n"
+		"a/20260101T0 /data/a/20260101T0.db 1 20260105T000000Z - 20260105T000000Z\n"
+		"a/20260102T000001 /data/a/20260102T000001.db 1 20260107T000000Z - "
+		"20260107T000000Z\n"
+		"surplus a/20260101T000000Z.db.lz4\n"
+		"a/b /data/a/b.db 1 20260108T000000Z - 20260108T000000Z\n"
+		"a /data/a.db 3 20260101T000000Z 20260102T000000Z 20260103T000000Z\n");
+	/* The order in which they came is that of us_key_compare. */
+	const char *before = NULL;
+	static char copy[8192];
+	memcpy(copy, trace, sizeof(copy));
+	for (char *line = copy, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+		*end = '\0';
+		if (strncmp(line, "surplus", 7) == 0) {
+			continue;
+		}
+		*strchr(line, ' ') = '\0';
+		assert_true(!before || us_key_compare(before, line) < 0);
+		assert_true(!before || us_key_compare(line, before) > 0);
+		before = line;
+	}
+	assert_int_equal(us_key_compare("a", "a"), 0);
+	/* One database, and what lies below it. */
+	assert_int_equal(run("a/20260101T0"), 0);
+	assert_int_equal(result.database_count, 2);
+	close_template();
+}
+
+static int32_t stop_at_once(void *arg, const struct us_catalog_entry *e)
+{
+	(void)arg;
+	(void)e;
+	return US_E_EXISTS;
+}
+
+static struct us_catalog_entry last_entry;
+
+static int32_t keep_entry(void *arg, const struct us_catalog_entry *e)
+{
+	(void)arg;
+	last_entry = *e;
+	return 0;
+}
+
+static uint32_t time_of(const char *name)
+{
+	uint32_t time_s;
+	assert_int_equal(us_time_name_parse(name, 16, &time_s), 0);
+	return time_s;
+}
+
+static void test_timestamp(void **state)
+{
+	(void)state;
+	struct us_error err = US_ERROR_INIT;
+	const struct us_catalog_fns fns = { .database = keep_entry };
+	open_template("/data/*.db", "{{name}}");
+	key_count = 0;
+	keys[key_count++] = "x/20260101T000000Z.db.lz4";
+	keys[key_count++] = "x/20260102T000000Z.db.lz4";
+	keys[key_count++] = "x/20260103T000000Z.db.lz4";
+	keys[key_count++] = "x/20260104T000000Z.db.lz4";
+	static const struct {
+		const char *at;
+		int64_t plus_ns;
+		const char *before2, *before, *after;
+	} cases[] = {
+		{ "20251231T235959Z", 999999999, "", "", "20260101T000000Z" },
+		{ "20260101T000000Z", 0, "", "20260101T000000Z", "20260102T000000Z" },
+		{ "20260103T000000Z", 1, "20260102T000000Z", "20260103T000000Z",
+		  "20260104T000000Z" },
+		{ "20260102T235959Z", 999999999, "20260101T000000Z", "20260102T000000Z",
+		  "20260103T000000Z" },
+		{ "20270101T000000Z", 0, "20260103T000000Z", "20260104T000000Z", "" },
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		int64_t at_ns = time_of(cases[i].at) * US_NS_PER_S + cases[i].plus_ns;
+		assert_int_equal(us_catalog_run(&fake, tmpl, NULL, at_ns, UINT32_MAX, &fns, NULL,
+						&result, &err),
+				 0);
+#define IS(field, name) assert_int_equal(last_entry.field.time_s, (name)[0] ? time_of(name) : 0)
+		IS(before2, cases[i].before2);
+		IS(before, cases[i].before);
+		IS(after, cases[i].after);
+#undef IS
+	}
+	close_template();
+}
+
+static void test_stops(void **state)
+{
+	(void)state;
+	struct us_error err = US_ERROR_INIT;
+	const struct us_catalog_fns fns = { .database = stop_at_once };
+	_Atomic uint32_t cancel = 1;
+	open_template("/data/*.db", "{{name}}");
+	key_count = 0;
+	keys[key_count++] = "x/20260101T000000Z.db.lz4";
+	assert_int_equal(
+		us_catalog_run(&fake, tmpl, NULL, 0, UINT32_MAX, &fns, NULL, &result, &err),
+		US_E_EXISTS);
+	assert_int_equal(
+		us_catalog_run(&fake, tmpl, NULL, 0, UINT32_MAX, &fns, &cancel, &result, &err),
+		US_E_CANCELED);
+	/* A name that is too far ahead is no newest name. */
+	const struct us_catalog_fns keeping = { .database = keep_entry };
+	assert_int_equal(us_catalog_run(&fake, tmpl, NULL, 0, time_of("20251231T000000Z"), &keeping,
+					NULL, &result, &err),
+			 0);
+	assert_int_equal(result.newest_s, 0);
+	assert_int_equal(result.ours_count, 1);
+	close_template();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_groups_by_database),
+		cmocka_unit_test(test_databases_below_databases),
+		cmocka_unit_test(test_timestamp),
+		cmocka_unit_test(test_stops),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

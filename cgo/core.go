@@ -45,6 +45,8 @@ package multidb
 #cgo nocallback us_task_next
 #cgo noescape us_task_close
 #cgo nocallback us_task_close
+#cgo noescape us_hosts
+#cgo nocallback us_hosts
 
 #include <stdlib.h>
 #include "ultrasimple.h"
@@ -596,8 +598,25 @@ func newProgress(p *C.struct_us_progress) progress {
 }
 
 // hosts returns the values of {{hostname}} for which the target has backups.
-// TODO: us_hosts.
-func (c *core) hosts() ([]string, error) { return nil, ErrUnsupported }
+func (c *core) hosts() ([]string, error) {
+	if err := c.begin(); err != nil {
+		return nil, err
+	}
+	defer c.end()
+	cerr := newCError()
+	buf := make([]C.char, C.US_HOSTS_TEXT_LEN)
+	n := C.us_hosts(c.ptr, &buf[0], C.size_t(len(buf)), &cerr)
+	if n < 0 {
+		return nil, coreError(n, &cerr)
+	}
+	names := make([]string, n)
+	at := 0
+	for i := range names {
+		names[i] = C.GoString(&buf[at])
+		at += len(names[i]) + 1
+	}
+	return names, nil
+}
 
 // checkCore checks what the core can check without touching disk or network.
 func checkCore(cfg *Config) error {

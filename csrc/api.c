@@ -18,6 +18,7 @@
 #include "base/spool.h"
 #include "base/thread.h"
 #include "cycle/fleet.h"
+#include "restore/hosts.h"
 #include "restore/restore.h"
 #include "restore/task.h"
 
@@ -614,6 +615,7 @@ US_API int32_t us_open(const struct us_options *options, struct us **ret_us, str
 		return ret_us ? us_fail_nomem(err) : us_fail(err, US_E_ARG, "ret_us is NULL");
 	}
 	us->flags = o.flags;
+	us->template_text = us_strdup(o.path ? o.path : ""); /* a missing one is told later */
 	us->target = o.target;
 	us->window_s = o.snapshot_window_s;
 	us->retention_s = o.retention_s;
@@ -626,7 +628,7 @@ US_API int32_t us_open(const struct us_options *options, struct us **ret_us, str
 	us->spool_fd = us->prefix_fd = -1;
 	us->dirty_cap = US_DIRTY_MAX;
 	us->dirty = us_alloc(us->dirty_cap * sizeof(*us->dirty));
-	rc = us->dirty ? init_sync(us, err) : us_fail_nomem(err);
+	rc = us->dirty && us->template_text ? init_sync(us, err) : us_fail_nomem(err);
 	if (!rc) {
 		rc = open_all(us, &o, err);
 	}
@@ -662,6 +664,7 @@ US_API void us_close(struct us *us)
 	(void)pthread_cond_destroy(&us->budget);
 	(void)pthread_cond_destroy(&us->done);
 	(void)pthread_mutex_destroy(&us->mutex);
+	us_free(us->template_text);
 	us_free(us->state_dir);
 	us_free(us->identity);
 	us_free(us->dirty);
@@ -842,6 +845,36 @@ US_API int32_t us_restore(struct us *us, const struct us_restore_options *option
 		return rc;
 	}
 	return give_struct(ret_result, &result, sizeof(result), "ret_result", err);
+}
+
+US_API int32_t us_hosts(struct us *us, char *ret_names, size_t capacity, struct us_error *err)
+{
+	int32_t rc = check_alive(us, err);
+	if (rc) {
+		return rc;
+	}
+	if (capacity && !ret_names) {
+		return us_fail(err, US_E_ARG, "ret_names is NULL");
+	}
+	struct us_hosts *hosts = us_alloc(sizeof(*hosts));
+	if (!hosts) {
+		return us_fail_nomem(err);
+	}
+	rc = us_hosts_find(us->store, us->pattern, us->template_text, &us->canceled, hosts, err);
+	size_t at = 0;
+	for (size_t i = 0; !rc && i < hosts->count; i++) {
+		const char *name = hosts->names[i];
+		size_t len = us_escape(name, strlen(name), NULL, 0);
+		if (capacity - at <= len) {
+			break;
+		}
+		(void)us_escape(name, strlen(name), ret_names + at, len);
+		ret_names[at + len] = '\0';
+		at += len + 1;
+	}
+	rc = rc ? rc : (int32_t)hosts->count;
+	us_free(hosts);
+	return rc;
 }
 
 /* --------------------------------------------------------------------- tasks */

@@ -74,6 +74,7 @@ struct us {
 	uint64_t memory_limit;
 	struct us_pattern *pattern;
 	struct us_template *tmpl;
+	char *template_text;
 	char *state_dir;
 	int default_state_dir;
 	char *identity; /* of the target, for the state file */

@@ -381,6 +381,17 @@ struct us_restore_result {
 US_API int32_t us_restore(struct us *us, const struct us_restore_options *options,
 			  struct us_restore_result *ret_result, struct us_error *err);
 
+#define US_HOSTS_TEXT_LEN 76800 /* room for as many as us_hosts gives */
+
+/*
+ * The hosts that have backups in the target, where the path has {{hostname}}: their names,
+ * escaped as paths are, each ended by a NUL, into RET_NAMES (CAPACITY bytes; what does
+ * not fit is left away). Returns their count, at most 100; 0 if the path has no
+ * {{hostname}}. Sends some LIST requests for each. US_E_ACCESS, US_E_NETWORK, US_E_TIMEOUT,
+ * US_E_HTTP, US_E_IO, US_E_NOMEM, US_E_CANCELED, US_E_ARG. Any time.
+ */
+US_API int32_t us_hosts(struct us *us, char *ret_names, size_t capacity, struct us_error *err);
+
 /* -------------------------------------------------------------------- tasks */
 
 /*

@@ -557,6 +557,25 @@ static int32_t file_list(struct us_store *store, const char *prefix, us_store_li
 	return rc;
 }
 
+struct after {
+	const char *key;
+	us_store_list_fn *fn;
+	void *arg;
+};
+
+static int32_t pass_after(void *arg, const char *key, size_t key_len, uint64_t object_len)
+{
+	const struct after *after = arg;
+	return strcmp(key, after->key) > 0 ? after->fn(after->arg, key, key_len, object_len) : 0;
+}
+
+static int32_t file_list_after(struct us_store *store, const char *prefix, const char *key,
+			       us_store_list_fn *fn, void *arg, struct us_error *err)
+{
+	struct after after = { .key = key, .fn = fn, .arg = arg };
+	return file_list(store, prefix, pass_after, &after, err);
+}
+
 static int32_t file_remove(struct us_store *store, const char *key, struct us_error *err)
 {
 	struct file_store *file = of(store);
@@ -667,6 +686,7 @@ static const struct us_store_ops file_ops = {
 	.get_start = file_get_start,
 	.get = file_get,
 	.list = file_list,
+	.list_after = file_list_after,
 	.remove = file_remove,
 	.remove_many = file_remove_many,
 	.abort_uploads = file_abort_uploads,

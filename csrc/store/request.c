@@ -358,7 +358,7 @@ static int32_t check_prefix(const char *prefix, struct us_error *err)
 
 int32_t us_s3_request_list(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
 			   struct us_s3_signer *signer, const char *prefix, const char *token,
-			   struct us_error *err)
+			   const char *after, struct us_error *err)
 {
 	int32_t rc = check_prefix(prefix, err);
 	if (rc) {
@@ -371,6 +371,8 @@ int32_t us_s3_request_list(struct us_s3_request *request, const struct us_s3_end
 	plain.pairs[plain.pair_count++] = pair("prefix", prefix);
 	if (token) {
 		plain.pairs[plain.pair_count++] = pair("continuation-token", token);
+	} else if (after) {
+		plain.pairs[plain.pair_count++] = pair("start-after", after);
 	}
 	return plain_request(request, endpoint, signer, &plain, err);
 }

@@ -55,10 +55,10 @@ int32_t us_s3_request_get(struct us_s3_request *request, const struct us_s3_endp
 			  struct us_error *err);
 int32_t us_s3_request_remove(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
 			     struct us_s3_signer *signer, const char *key, struct us_error *err);
-/* TOKEN: where to go on, or NULL. */
+/* TOKEN: where to go on, or NULL. AFTER: keys that sort after it, or NULL for all. */
 int32_t us_s3_request_list(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
 			   struct us_s3_signer *signer, const char *prefix, const char *token,
-			   struct us_error *err);
+			   const char *after, struct us_error *err);
 
 /* One page of the uploads in parts below PREFIX; AFTER_KEY: where to go on, or NULL. */
 int32_t us_s3_request_uploads(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,

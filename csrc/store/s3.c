@@ -94,6 +94,7 @@ static const struct us_store_ops s3_ops = {
 	.get_start = us_s3_get_start,
 	.get = us_s3_get,
 	.list = us_s3_list,
+	.list_after = us_s3_list_after,
 	.remove = us_s3_remove,
 	.remove_many = us_s3_remove_many,
 	.abort_uploads = us_s3_abort_uploads,

@@ -434,7 +434,7 @@ int32_t us_s3_get(struct us_store *base, const char *key, int64_t offset, uint64
 /* ---- list */
 
 struct listing {
-	const char *prefix;
+	const char *prefix, *after;
 	us_store_list_fn *fn;
 	void *arg;
 	struct us_text last_key, token;
@@ -446,7 +446,7 @@ static int32_t fetch_page(struct us_s3_call *call, struct listing *listing, stru
 	struct us_s3_store *store = call->store;
 	const char *token = listing->token.len > 0 ? listing->token.data : NULL;
 	int32_t rc = us_s3_request_list(&call->transfer.request, &store->endpoint, &store->signer,
-					listing->prefix, token, err);
+					listing->prefix, token, listing->after, err);
 	return rc ? rc : us_s3_call_document(call, US_S3_LISTING, &store->list, err);
 }
 
@@ -455,10 +455,10 @@ static const char *check_page(struct us_s3_call *call, struct listing *listing)
 {
 	size_t count = us_s3_page_count(call->page);
 	size_t prefix_len = strlen(listing->prefix);
+	const char *before_page = listing->last_key.data ? listing->last_key.data : listing->after;
 	for (size_t i = 0; i < count; i++) {
 		struct us_s3_entry entry = us_s3_page_entry(call->page, i);
-		const char *before =
-			i > 0 ? us_s3_page_entry(call->page, i - 1).key : listing->last_key.data;
+		const char *before = i > 0 ? us_s3_page_entry(call->page, i - 1).key : before_page;
 		if (strncmp(entry.key, listing->prefix, prefix_len) != 0) {
 			return "a key that does not begin with the prefix";
 		}
@@ -523,14 +523,14 @@ static int32_t run_list(struct us_s3_call *call, struct listing *listing, struct
 	}
 }
 
-int32_t us_s3_list(struct us_store *base, const char *prefix, us_store_list_fn *fn, void *arg,
-		   struct us_error *err)
+int32_t us_s3_list_after(struct us_store *base, const char *prefix, const char *after,
+			 us_store_list_fn *fn, void *arg, struct us_error *err)
 {
 	struct us_s3_call *call = us_s3_call_take((struct us_s3_store *)base, err);
 	if (!call) {
 		return US_E_NOMEM;
 	}
-	struct listing listing = { .prefix = prefix, .fn = fn, .arg = arg };
+	struct listing listing = { .prefix = prefix, .after = after, .fn = fn, .arg = arg };
 	us_text_init(&listing.last_key, US_S3_KEY_LEN_MAX);
 	us_text_init(&listing.token, US_S3_TOKEN_LEN_MAX);
 	int32_t rc = run_list(call, &listing, err);
@@ -538,4 +538,10 @@ int32_t us_s3_list(struct us_store *base, const char *prefix, us_store_list_fn *
 	us_text_done(&listing.token);
 	us_s3_call_put_back(call);
 	return rc;
+}
+
+int32_t us_s3_list(struct us_store *base, const char *prefix, us_store_list_fn *fn, void *arg,
+		   struct us_error *err)
+{
+	return us_s3_list_after(base, prefix, NULL, fn, arg, err);
 }

@@ -42,6 +42,8 @@ void us_s3_count(struct us_s3_kind_counts *counts, struct us_s3_transfer *transf
 
 int32_t us_s3_get(struct us_store *store, const char *key, int64_t offset, uint64_t len,
 		  us_store_data_fn *fn, void *arg, uint64_t *ret_len, struct us_error *err);
+int32_t us_s3_list_after(struct us_store *store, const char *prefix, const char *after,
+			 us_store_list_fn *fn, void *arg, struct us_error *err);
 int32_t us_s3_list(struct us_store *store, const char *prefix, us_store_list_fn *fn, void *arg,
 		   struct us_error *err);
 int32_t us_s3_remove(struct us_store *store, const char *key, struct us_error *err);

@@ -25,6 +25,7 @@
 #include "../base/alloc.h"
 #include "../base/utf8.h"
 
+#define TOKEN_LEN_MAX ((size_t)64 << 10)
 #define DEPTH_MAX 16
 #define FIELD_LEN_MAX (3 * US_S3_TOKEN_LEN_MAX)
 
@@ -515,6 +516,12 @@ int32_t us_s3_page_feed(struct us_s3_page *page, const void *data, size_t data_l
 	    page->fault) {
 		return fail_document(page, err);
 	}
+	/* Expat scans an unfinished token anew with each piece: quadratic if it never ends. */
+	XML_Index token_off = XML_GetCurrentByteIndex(page->parser);
+	if (token_off >= 0 && page->fed_len - (size_t)token_off > data_len + TOKEN_LEN_MAX) {
+		page->fault = "a tag or comment without end";
+		return fail_document(page, err);
+	}
 	return 0;
 }
 
@@ -526,7 +533,7 @@ static int hex_value(char c)
 				      : -1;
 }
 
-/* Decodes in place (it only shrinks). 0, or -1 for a broken escape or a NUL. */
+/* Decodes in place (it only shrinks), NULs too. 0, or -1 for a broken escape. */
 static int decode_key(char *key, size_t len, size_t *ret_len)
 {
 	size_t out = 0;
@@ -541,9 +548,6 @@ static int decode_key(char *key, size_t len, size_t *ret_len)
 			c = (char)(hex_value(key[i + 1]) << 4 | hex_value(key[i + 2]));
 			i += 2;
 		}
-		if (c == '\0') {
-			return -1;
-		}
 		key[out++] = c;
 	}
 	key[out] = '\0';
@@ -551,20 +555,28 @@ static int decode_key(char *key, size_t len, size_t *ret_len)
 	return 0;
 }
 
+/*
+ * Decodes the keys. One with a NUL or of more than S3's 1,024 bytes is nothing that we
+ * could have written or can ask for: it is passed over, so that a stranger who may write
+ * into the bucket cannot make it unreadable.
+ */
 static const char *decode_keys(struct us_s3_page *page)
 {
+	size_t kept = 0;
 	for (size_t i = 0; i < page->entry_count; i++) {
 		struct entry *entry = &page->entries[i];
-		if (page->url_encoded &&
-		    decode_key(page->keys.data + entry->key_off, entry->key_len, &entry->key_len)) {
+		char *key = page->keys.data + entry->key_off;
+		if (page->url_encoded && decode_key(key, entry->key_len, &entry->key_len)) {
 			return "a key with a broken escape";
 		}
-		if (entry->key_len > US_S3_KEY_LEN_MAX) {
-			return "a key of more than 1,024 bytes";
+		if (entry->key_len <= US_S3_KEY_LEN_MAX && !memchr(key, '\0', entry->key_len)) {
+			page->entries[kept++] = *entry;
 		}
 	}
+	page->entry_count = kept;
 	if (page->wanted == US_S3_UPLOADS && page->url_encoded && page->token.len > 0 &&
-	    decode_key(page->token.data, page->token.len, &page->token.len)) {
+	    (decode_key(page->token.data, page->token.len, &page->token.len) ||
+	     memchr(page->token.data, '\0', page->token.len))) {
 		return "a key with a broken escape";
 	}
 	return NULL;

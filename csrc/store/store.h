@@ -99,6 +99,9 @@ struct us_store_ops {
 	/* Keys that begin with PREFIX, in byte order, streamed page by page. */
 	int32_t (*list)(struct us_store *store, const char *prefix, us_store_list_fn *fn, void *arg,
 			struct us_error *err);
+	/* The same, of keys that sort after AFTER only. */
+	int32_t (*list_after)(struct us_store *store, const char *prefix, const char *after,
+			      us_store_list_fn *fn, void *arg, struct us_error *err);
 	int32_t (*remove)(struct us_store *store, const char *key, struct us_error *err);
 	/* Removes COUNT objects (at most US_REMOVE_MANY_MAX) in one request where the target
 	 * can. What is gone already counts as removed. RET_REMOVED: how many are gone for

@@ -11,10 +11,11 @@
 
 #include "../../csrc/base/clock.h"
 #include "../../csrc/restore/catalog.h"
+#include "../../csrc/restore/hosts.h"
 #include "../../csrc/restore/local.h"
 
 /* A store that lists KEYS, in the byte order that stores promise. */
-static const char *keys[64];
+static const char *keys[8192];
 static size_t key_count;
 
 static int by_bytes(const void *a, const void *b)
@@ -39,7 +40,26 @@ static int32_t fake_list(struct us_store *store, const char *prefix, us_store_li
 	return 0;
 }
 
-static const struct us_store_ops fake_ops = { .list = fake_list };
+static uint32_t list_count;
+
+static int32_t fake_list_after(struct us_store *store, const char *prefix, const char *after,
+			       us_store_list_fn *fn, void *arg, struct us_error *err)
+{
+	(void)store;
+	(void)err;
+	list_count++;
+	for (size_t i = 0; i < key_count; i++) {
+		if (strcmp(keys[i], after) > 0 && strncmp(keys[i], prefix, strlen(prefix)) == 0) {
+			int32_t rc = fn(arg, keys[i], strlen(keys[i]), 1);
+			if (rc) {
+				return rc;
+			}
+		}
+	}
+	return 0;
+}
+
+static const struct us_store_ops fake_ops = { .list = fake_list, .list_after = fake_list_after };
 static struct us_store fake = { .ops = &fake_ops };
 
 static struct us_pattern *pattern;
@@ -264,6 +284,53 @@ static void test_stops(void **state)
 	close_template();
 }
 
+static void expect_hosts(const char *template_text, const char *wanted)
+{
+	struct us_error err = US_ERROR_INIT;
+	static struct us_hosts hosts;
+	char found[1000] = "";
+	list_count = 0;
+	assert_int_equal(us_pattern_new("/data/*/*.db", &pattern, &err), 0);
+	assert_int_equal(us_hosts_find(&fake, pattern, template_text, NULL, &hosts, &err), 0);
+	for (size_t i = 0; i < hosts.count; i++) {
+		size_t len = strlen(found);
+		(void)snprintf(found + len, sizeof(found) - len, "%s ", hosts.names[i]);
+	}
+	assert_string_equal(found, wanted);
+	us_pattern_free(pattern);
+}
+
+static void test_hosts(void **state)
+{
+	(void)state;
+	key_count = 0;
+	keys[key_count++] = "b/alpha/o/x/20260101T000000Z.db.lz4";
+	keys[key_count++] = "b/beta/o/x/20260101T000000Z.db.lz4";
+	keys[key_count++] = "b/beta/o/x/20260102T000000Z.db.lz4";
+	keys[key_count++] = "b/gam.ma%01/o/x/20260102T000000Z.db.lz4";
+	keys[key_count++] = "b/nobody/o/x/readme";
+	keys[key_count++] = "b/nobody/20260102T000000Z.db.lz4";
+	keys[key_count++] = "c/delta/o/x/20260102T000000Z.db.lz4";
+	expect_hosts("b/{{hostname}}/{{org}}/{{name}}", "alpha beta gam.ma\x01 ");
+	assert_int_equal(list_count, 0);
+	expect_hosts("b/{{org}}/{{name}}", "");
+	key_count = 0;
+	keys[key_count++] = "o/host-a.example/x/20260102T000000Z.db.lz4";
+	keys[key_count++] = "o/host-b.example/x/20260102T000000Z.db.lz4";
+	keys[key_count++] = "p/host-a.example/x/20260102T000000Z.db.lz4";
+	expect_hosts("{{org}}/host-{{hostname}}.example/{{name}}", "a b ");
+	/* One with very many objects costs one request more. */
+	static char many[3000][64];
+	for (int i = 0; i < 3000; i++) {
+		(void)snprintf(many[i], sizeof(many[0]), "h1/o/x%04d/20260102T000000Z.db.lz4", i);
+		keys[i] = many[i];
+	}
+	key_count = 3000;
+	keys[key_count++] = "h2/o/x/20260102T000000Z.db.lz4";
+	expect_hosts("{{hostname}}/{{org}}/{{name}}", "h1 h2 ");
+	assert_int_equal(list_count, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -271,6 +338,7 @@ int main(void)
 		cmocka_unit_test(test_databases_below_databases),
 		cmocka_unit_test(test_timestamp),
 		cmocka_unit_test(test_stops),
+		cmocka_unit_test(test_hosts),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -373,7 +373,10 @@ func damages(t testing.TB) []damaged {
 		{name: "mode-text", made: lie(func(tr *trailer) { tr.Mode = "rw-r--r--" })},
 		{name: "uid-negative", made: lie(func(tr *trailer) { tr.UID = -1 })},
 		{name: "uid-huge", made: replace(`"uid":`, `"uid":99999999999`)},
-		{name: "no-member", made: edit(func(l string) string { i, j := strings.Index(l, `"gid"`), strings.Index(l, `"lz4_sha256"`); return l[:i] + l[j:] })},
+		{name: "no-member", made: edit(func(l string) string {
+			i, j := strings.Index(l, `"gid"`), strings.Index(l, `"lz4_sha256"`)
+			return l[:i] + l[j:]
+		})},
 		{name: "no-json", made: edit(func(string) string { return "to be or not" })},
 		{name: "array", made: edit(func(l string) string { return "[" + l + "]" })},
 		{name: "deep", made: edit(func(string) string { return strings.Repeat("[", 15000) })},

@@ -264,6 +264,7 @@ func Test21Host(t *testing.T) {
 			s.put(fmt.Sprintf("x/%s/%s/20260102T030405Z.db.lz4", host, n), forge(p, smallImage(t, host+" "+n), time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)))
 		}
 	}
+	must(t, os.Mkdir(root, 0o755))
 	c := settings{pattern: root + "/*.db", target: s.target("x/{{hostname}}/{{tenant}}")}
 	config := c.write(t, 0)
 	for _, verb := range []string{"restore", "list", "verify"} {

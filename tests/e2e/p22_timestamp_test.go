@@ -16,7 +16,7 @@ func Test22Timestamp(t *testing.T) {
 	t.Parallel()
 	s := startS3(t)
 	root, state := filepath.Join(t.TempDir(), "data"), t.TempDir()
-	c := settings{pattern: seedPattern(root), target: s.target(s.url()), keys: []string{"state_dir: " + state, "retention: 0s", "snapshot_window: 1h"}}
+	c := settings{pattern: seedPattern(root), target: s.target(s.resign(t)), keys: []string{"state_dir: " + state, "retention: 0s", "snapshot_window: 1h"}}
 	clock := newClock(t)
 	hour := time.Now().Add(48 * time.Hour).Truncate(time.Hour)
 	paths := makeFleet(t, root, 12)

@@ -59,7 +59,7 @@ func Test24Retention(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "data")
 	const n, still = 200, 50
 	paths := makeFleet(t, root, n)
-	c := settings{pattern: seedPattern(root), target: s.target(s.url()), keys: []string{"state_dir: " + t.TempDir(), "retention: 720h"}}
+	c := settings{pattern: seedPattern(root), target: s.target(s.resign(t)), keys: []string{"state_dir: " + t.TempDir(), "retention: 720h"}}
 	clock := newClock(t)
 	// In the middle of an hour: names are its start, so what is older is never a matter
 	// of seconds.

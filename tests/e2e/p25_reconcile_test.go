@@ -29,7 +29,7 @@ func newReconciled(t *testing.T, n int) *reconciled {
 	t.Helper()
 	r := &reconciled{t: t, s: startS3(t), root: filepath.Join(t.TempDir(), "data"), state: t.TempDir(), clock: newClock(t), now: time.Now().Add(time.Hour)}
 	r.paths = makeFleet(t, r.root, n)
-	r.c = settings{pattern: seedPattern(r.root), target: r.s.target(r.s.url()), keys: []string{"state_dir: " + r.state, "snapshot_window: 1h"}}
+	r.c = settings{pattern: seedPattern(r.root), target: r.s.target(r.s.resign(t)), keys: []string{"state_dir: " + r.state, "snapshot_window: 1h"}}
 	r.clock.set(r.now)
 	once(t, r.c, r.clock.env())
 	for _, p := range r.paths {

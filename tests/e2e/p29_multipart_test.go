@@ -37,7 +37,7 @@ func Test29Multipart(t *testing.T) {
 	build(t, large, "PRAGMA synchronous=OFF", "PRAGMA journal_mode=MEMORY",
 		fmt.Sprintf("INSERT INTO t(tag, pad) WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i<%d) SELECT 'big', randomblob(1000000) FROM c", mb))
 	want := remember(t, large)
-	proxy := startProxy(t, s.hostPort(), nil)
+	proxy := startProxy(t, strings.TrimPrefix(s.resign(t), "http://"), nil)
 	c := settings{pattern: seedPattern(root), interval: "1s", target: s.target(proxy.url()), keys: []string{"state_dir: " + state, "memory_limit: 32MB"}}
 
 	// Killed once some parts have arrived.

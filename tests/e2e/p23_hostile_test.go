@@ -24,7 +24,7 @@ func Test23Keys(t *testing.T) {
 	base := t.TempDir()
 	root := filepath.Join(base, "deep/er/data")
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	name := at.Format(objectName)
+	name := objectAt(at)
 	pathOf := func(key string) string {
 		p := strings.Split(key, "/")
 		for len(p) < 4 {
@@ -39,18 +39,18 @@ func Test23Keys(t *testing.T) {
 		want[p] = true
 		s.put(k+"/"+name, forge(strings.ReplaceAll(p, "\n", "%0A"), smallImage(t, "good "+k), at))
 	}
-	long := strings.Repeat("l", 250)
+	long := strings.Repeat("l", 240)
 	hostile := []string{
 		"../../../../evil/" + name, "../x/y/z/" + name, "p0/../main/evil/" + name, "p0/d/main/../" + name, "p0/d/../../" + name,
 		"./d/main/evil/" + name, "p0/d/main/./" + name, "..././../../" + name,
 		"/abs/d/main/evil/" + name, "//d/main/evil/" + name, "/" + base + "/evil/" + name,
 		"p0//main/evil/" + name, "p0/d/main//" + name, "p0/d/main/evil//" + name, "a//b/" + name,
-		"p0/d/main/nul%00nul/" + name, "p0/d/main/nul\x00nul/" + name, "p0/d/main/sl%2Fash/" + name, "p0/d/main/..%2F..%2Fevil/" + name,
+		"p0/d/main/nul%00nul/" + name, "p0/d/main/sl%2Fash/" + name, "p0/d/main/..%2F..%2Fevil/" + name,
 		"p0/d/main/%2E%2E/" + name, "%2E%2E/%2E%2E/%2E%2E/%2E%2E/" + name, "p0/d/main/%2E/" + name, "p0/d/main/.hidden/" + name, "p0/d/main/%2Ehidden/" + name,
 		"p0/d/main/%41/" + name, "p0/d/main/%2e%2e/" + name, "p0/d/main/%/" + name, "p0/d/main/%4/" + name, "p0/d/main/%ZZ/" + name, `p0/d/main/b\ack/` + name,
 		"p0/d/main/raw\nline/" + name, "p0/d/main/bell\x07/" + name, "p0/d/main/inv\xffalid/" + name, "p0/d/main/%C3%A9/" + name, "p0/d/main/non\ufffechar/" + name,
 		"p0/d/main/" + strings.Repeat("l", 256) + "/" + name, "p0/d/main/" + strings.Repeat("l", 254) + "/" + name,
-		long + "/" + long + "/" + long + "/" + long + long + "/" + name,
+		long + "/" + long + "/" + long + "/" + long + "/deeper/" + name,
 		"p0/d/main/evil/deeper/" + name, "p0/d/main/" + name, name,
 		"p0/d/main/evil/20261302T030405Z.db.lz4", "p0/d/main/evil/20260102T250405Z.db.lz4", "p0/d/main/evil/99990102T030405Z.db.lz4", "p0/d/main/evil/19690102T030405Z.db.lz4",
 		"p0/d/main/evil/" + name + ".lz4", "p0/d/main/evil/x" + name, "p0/d/main/evil/2026-01-02.db.lz4", "p0/d/main/evil/" + strings.ToLower(name), "p0/d/main/evil/",
@@ -60,7 +60,7 @@ func Test23Keys(t *testing.T) {
 	}
 	c := settings{pattern: seedPattern(root), target: s.target(seedTemplate)}
 	config := c.write(t, 0)
-	must(t, os.MkdirAll(base+"/deep/er", 0o755))
+	must(t, os.MkdirAll(root, 0o755))
 	must(t, os.WriteFile(base+"/precious", []byte("precious"), 0o600))
 
 	for _, where := range []string{"in place", "elsewhere", "in place again, with -force"} {
@@ -111,6 +111,35 @@ func Test23Keys(t *testing.T) {
 		}
 		if a := multiDB(t, config, "backups", p); a.code != 1 {
 			t.Errorf("backups %q: exit %d\n%s", p, a.code, a.all())
+		}
+	}
+}
+
+// Keys that no S3 server gives away. Whether they are passed over or the listing is
+// refused, nothing but the good ones is restored.
+func Test23ImpossibleKeys(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for what, key := range map[string]string{"a NUL": "p0/d/main/nul\x00nul/" + objectAt(at), "2,000 bytes": "p0/d/main/" + strings.Repeat("l", 2000) + "/" + objectAt(at)} {
+		s := startFakeS3(t)
+		base := t.TempDir()
+		root := filepath.Join(base, "data")
+		good := root + "/p/databases/d/branches/b/tenants/good.db"
+		image := smallImage(t, "good")
+		s.put("p/d/b/good/"+objectAt(at), forge(good, image, at))
+		s.put(key, forge(root+"/p0/databases/d/branches/main/tenants/nul.db", image, at))
+		a := multiDB(t, (settings{pattern: seedPattern(root), target: s.target(seedTemplate)}).write(t, 0), "restore")
+		visible, hidden := tree(base)
+		visible = slices.DeleteFunc(visible, func(p string) bool { return p == good })
+		if len(visible)+len(hidden) != 0 {
+			t.Errorf("%s: %q, %q", what, visible, hidden)
+		}
+		if a.code == 0 {
+			if err := compareImage(image, good); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		} else if a.code != 1 || a.stderr == "" {
+			t.Errorf("%s: exit %d\n%s", what, a.code, a.all())
 		}
 	}
 }
@@ -449,15 +478,15 @@ func Test23Damages(t *testing.T) {
 	for i, d := range damages(t) {
 		p := pathOf(d.name)
 		bad = append(bad, p)
-		s.put(keyOf(d.name)+times[2].Format(objectName), d.made(p, newestImage, times[2]))
+		s.put(keyOf(d.name)+objectAt(times[2]), d.made(p, newestImage, times[2]))
 		switch i % 3 {
 		case 0: // the one before is good
-			s.put(keyOf(d.name)+times[1].Format(objectName), forge(p, image, times[1]))
-			s.put(keyOf(d.name)+times[0].Format(objectName), forge(p, newestImage, times[0]))
+			s.put(keyOf(d.name)+objectAt(times[1]), forge(p, image, times[1]))
+			s.put(keyOf(d.name)+objectAt(times[0]), forge(p, newestImage, times[0]))
 			older[p] = 1
 		case 1: // only the one before that is
-			s.put(keyOf(d.name)+times[1].Format(objectName), d.made(p, newestImage, times[1]))
-			s.put(keyOf(d.name)+times[0].Format(objectName), forge(p, image, times[0]))
+			s.put(keyOf(d.name)+objectAt(times[1]), d.made(p, newestImage, times[1]))
+			s.put(keyOf(d.name)+objectAt(times[0]), forge(p, image, times[0]))
 			older[p] = 0
 		default: // none is
 			older[p] = -1
@@ -467,7 +496,7 @@ func Test23Damages(t *testing.T) {
 	for i := range 30 {
 		name := fmt.Sprintf("good%02d", i)
 		good[pathOf(name)] = true
-		s.put(keyOf(name)+times[2].Format(objectName), forge(pathOf(name), image, times[2]))
+		s.put(keyOf(name)+objectAt(times[2]), forge(pathOf(name), image, times[2]))
 	}
 	c := settings{pattern: seedPattern(root), target: s.target(s.url()), keys: []string{"memory_limit: 16MB"}}
 	config := c.write(t, 0)
@@ -482,7 +511,7 @@ func Test23Damages(t *testing.T) {
 		for _, p := range bad {
 			r := a.row(p)
 			if fallback && older[p] >= 0 {
-				if r.Status != "restored" || r.Error == "" || !strings.HasSuffix(r.Key, times[older[p]].Format(objectName)) {
+				if r.Status != "restored" || r.Error == "" || !strings.HasSuffix(r.Key, objectAt(times[older[p]])) {
 					t.Errorf("%s: %s: %+v", what, filepath.Base(p), r)
 				} else if err := compareImage(image, file(p)); err != nil {
 					t.Errorf("%s: %s: %v", what, filepath.Base(p), err)
@@ -493,8 +522,8 @@ func Test23Damages(t *testing.T) {
 			if r.Status != "failed" || r.Error == "" {
 				t.Errorf("%s: %s: %+v", what, filepath.Base(p), r)
 			}
-			if o := older[p]; o >= 0 && !strings.Contains(r.Error, times[o].Format(objectName)) {
-				t.Errorf("%s: %s: the error does not name %s: %s", what, filepath.Base(p), times[o].Format(objectName), r.Error)
+			if o := older[p]; o >= 0 && !strings.Contains(r.Error, objectAt(times[o])) {
+				t.Errorf("%s: %s: the error does not name %s: %s", what, filepath.Base(p), objectAt(times[o]), r.Error)
 			}
 		}
 		for p := range good {
@@ -544,7 +573,7 @@ func Test23Damages(t *testing.T) {
 	parallel(len(bad), 2, func(i int) {
 		p := bad[i]
 		r := litestream(t, []string{"restore", "-config", config, "-force", "-o", in(p), p})
-		if o := older[p]; r.code != 1 || o >= 0 && !strings.Contains(r.all(), times[o].Format(objectName)) {
+		if o := older[p]; r.code != 1 || o >= 0 && !strings.Contains(r.all(), objectAt(times[o])) {
 			t.Errorf("litestream restore %s: exit %d\n%s", filepath.Base(p), r.code, tail(r.all(), 1000))
 		}
 	})
@@ -579,7 +608,7 @@ func Test23Mode(t *testing.T) {
 		frame := frameOf(image)
 		tr := trailerFor(p, image, frame, at)
 		tr.Mode = mode
-		k := filepath.Join(target, "p/d/b", name, at.Format(objectName))
+		k := filepath.Join(target, "p/d/b", name, objectAt(at))
 		must(t, os.MkdirAll(filepath.Dir(k), 0o755))
 		must(t, os.WriteFile(k, withTrailer(frame, tr), 0o644))
 	}

@@ -17,7 +17,7 @@ import (
 func Test23Listings(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 3, 3, 10, 0, 0, 0, time.UTC)
-	name := at.Format(objectName)
+	name := objectAt(at)
 	key := func(i int) string { return fmt.Sprintf("b/p%08d/d/m/t/%s", i, name) }
 	keys := func(from, n int) (out []string) {
 		for i := range n {
@@ -188,7 +188,7 @@ func Test23EndlessListing(t *testing.T) {
 			s.list = func(w http.ResponseWriter, _ *http.Request, n int64) bool {
 				var keys []string
 				for i := range 1000 {
-					keys = append(keys, fmt.Sprintf("p%08d/d/m/t/%s", int(n)*1000+i, at.Format(objectName)))
+					keys = append(keys, fmt.Sprintf("p%08d/d/m/t/%s", int(n)*1000+i, objectAt(at)))
 				}
 				writeXML(w, page(keys, func(string) int { return 4000 }, fmt.Sprint("token", n)))
 				return true
@@ -238,7 +238,7 @@ func Test23Bodies(t *testing.T) {
 		names = append(names, fmt.Sprintf("good%02d", i))
 	}
 	for _, n := range names {
-		s.put("p/d/b/"+n+"/"+at.Format(objectName), forge(pathOf(n), image, at))
+		s.put("p/d/b/"+n+"/"+objectAt(at), forge(pathOf(n), image, at))
 	}
 	var sent atomic.Int64
 	s.get = func(w http.ResponseWriter, r *http.Request, key string) bool {

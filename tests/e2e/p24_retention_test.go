@@ -40,7 +40,7 @@ func kept(keys map[string]bool, foreign map[string]bool, limit time.Time) map[st
 	for _, objects := range byDatabase {
 		slices.Sort(objects)
 		for i, k := range objects {
-			at, err := time.Parse(objectName, filepath.Base(k))
+			at, err := parseObject(filepath.Base(k))
 			if err != nil {
 				panic(err)
 			}
@@ -154,7 +154,7 @@ func Test24Retention(t *testing.T) {
 	img := sqliteImage(t, paths[n-1])
 	for i := range 2300 {
 		at := day0.Add(-time.Duration(i+1) * time.Hour)
-		s.put(big+"/"+at.UTC().Truncate(time.Hour).Format(objectName), forge(paths[n-1], img, at))
+		s.put(big+"/"+objectAt(at.UTC().Truncate(time.Hour)), forge(paths[n-1], img, at))
 	}
 	c.interval = "1s"
 	clock.set(day0.Add(61 * 24 * time.Hour))
@@ -218,7 +218,7 @@ func Test24NotEnforced(t *testing.T) {
 	for _, p := range paths {
 		for i := range 5 {
 			at := at.Add(time.Duration(i) * 24 * time.Hour)
-			s.put(keyOf(root, p)+"/"+at.Format(objectName), forge(p, sqliteImage(t, p), at))
+			s.put(keyOf(root, p)+"/"+objectAt(at), forge(p, sqliteImage(t, p), at))
 		}
 	}
 	state := t.TempDir()
@@ -269,7 +269,7 @@ func Test24ListingFails(t *testing.T) {
 	img := sqliteImage(t, paths[0])
 	for i := range 1500 {
 		at := at.Add(time.Duration(i) * time.Hour)
-		s.put(keyOf(root, paths[0])+"/"+at.Format(objectName), forge(paths[0], img, at))
+		s.put(keyOf(root, paths[0])+"/"+objectAt(at), forge(paths[0], img, at))
 	}
 	lists := 0
 	p.set(func(_ int64, r *http.Request) int {

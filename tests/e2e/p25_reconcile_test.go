@@ -148,7 +148,7 @@ func Test25UnknownNewer(t *testing.T) {
 	for _, p := range r.paths[:2] {
 		k := keyOf(r.root, p)
 		at := r.now.Add(time.Hour).UTC().Truncate(time.Hour)
-		r.s.put(k+"/"+at.Format(objectName), forge(p, smallImage(t, "unknown"), at))
+		r.s.put(k+"/"+objectAt(at), forge(p, smallImage(t, "unknown"), at))
 		keys = append(keys, k)
 	}
 	r.want("two unknown newer ones", keys)

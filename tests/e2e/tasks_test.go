@@ -191,7 +191,12 @@ func peakOf(pid int) int64 {
 
 // -------------------------------------------------------------- forged objects
 
-const objectName = "20060102T150405Z.db.lz4"
+// objectAt is the name of an object of the given second, without its key prefix.
+func objectAt(at time.Time) string { return at.UTC().Format("20060102T150405Z") + ".db.lz4" }
+
+func parseObject(name string) (time.Time, error) {
+	return time.Parse("20060102T150405Z", strings.TrimSuffix(name, ".db.lz4"))
+}
 
 // frameOf is the LZ4 frame of an image as docs/formats.md has it, made by pierrec/lz4.
 func frameOf(image []byte) []byte {

@@ -61,8 +61,9 @@ func Test24Retention(t *testing.T) {
 	paths := makeFleet(t, root, n)
 	c := settings{pattern: seedPattern(root), target: s.target(s.resign(t)), keys: []string{"state_dir: " + t.TempDir(), "retention: 720h"}}
 	clock := newClock(t)
-	// In the middle of an hour: names are its start, so what is older is never a matter
-	// of seconds.
+	// Days have a minute more than 24 hours, and begin in the middle of an hour: so what is
+	// older than 30 days is never a matter of seconds.
+	const oneDay = 24*time.Hour + time.Minute
 	day0 := time.Now().Add(24 * time.Hour).Truncate(time.Hour).Add(30 * time.Minute)
 
 	foreign := map[string]bool{}
@@ -81,7 +82,7 @@ func Test24Retention(t *testing.T) {
 	}
 	var removedInAll, requests int
 	for day := range 61 {
-		now := day0.Add(time.Duration(day) * 24 * time.Hour)
+		now := day0.Add(time.Duration(day) * oneDay)
 		clock.set(now)
 		if day > 0 {
 			for _, p := range changed(day) {
@@ -154,12 +155,12 @@ func Test24Retention(t *testing.T) {
 	img := sqliteImage(t, paths[n-1])
 	for i := range 2300 {
 		at := day0.Add(-time.Duration(i+1) * time.Hour)
-		s.put(big+"/"+objectAt(at.UTC().Truncate(time.Hour)), forge(paths[n-1], img, at))
+		s.put(big+"/"+objectAt(at.Truncate(time.Hour)), forge(paths[n-1], img, at))
 	}
 	c.interval = "1s"
-	clock.set(day0.Add(61 * 24 * time.Hour))
+	clock.set(day0.Add(61 * oneDay))
 	before := allKeys(t, s.dir())
-	want := kept(before, foreign, day0.Add(31*24*time.Hour))
+	want := kept(before, foreign, day0.Add(61*oneDay-720*time.Hour))
 	mark := s.mark()
 	d := replicate(t, c, clock.env())
 	var st sweepStats
@@ -200,7 +201,7 @@ func Test24Retention(t *testing.T) {
 		t.Errorf("the same day: %v", again)
 	}
 	first := *st.LastSweep
-	clock.set(day0.Add(62*24*time.Hour + time.Minute))
+	clock.set(day0.Add(62 * oneDay))
 	waitFor(t, 30*time.Second, "the next day's sweep", func() bool { st = sweeps(); return st.LastSweep != nil && *st.LastSweep != first })
 	if st.ObjectsDeleted <= gone {
 		t.Errorf("objects_deleted %d after two sweeps, %d after one", st.ObjectsDeleted, gone)

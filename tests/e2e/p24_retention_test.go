@@ -116,7 +116,7 @@ func Test24Retention(t *testing.T) {
 		}
 		ops := s.operations(mark)
 		deletes := (removed + 999) / 1000
-		if ops["ListObjectsV2"] != pages(len(before)) || ops["DeleteObjects"] != deletes || ops["DeleteObject"] != 0 || ops["GetObject"] != 0 {
+		if ops["ListObjectsV2"] != pages(len(before)) || ops["DeleteObjects"] != deletes || ops["DeleteObject"] != 0 || ops["GetObject"] != 0 || ops["ListMultipartUploads"] > 1 {
 			t.Errorf("day %d: %d objects, %d of them removed: the server counts %v, want %d LISTs and %d DELETEs", day, len(before), removed, ops, pages(len(before)), deletes)
 		}
 		if got := len(after) - len(before) + removed; got != len(changed(day)) || ops["PutObject"] != len(changed(day)) {
@@ -188,11 +188,12 @@ func Test24Retention(t *testing.T) {
 		}
 	}
 	st = sweeps()
-	if st.LastSweep == nil || st.Sweep.Objects != int64(count) || st.Sweep.Bytes != size || st.Sweep.List != int64(pages(len(before))) ||
+	if st.LastSweep == nil || st.Sweep.Objects != int64(count) || st.Sweep.Bytes != size || st.Sweep.List != int64(pages(len(before)))+1 ||
 		st.Sweep.Delete != int64((gone+999)/1000) || st.Sweep.Failed || st.Sweep.Seconds <= 0 || st.ObjectsDeleted != gone {
 		t.Errorf("/stats: %+v, want %d objects of %d bytes, %d deleted", st, count, size, gone)
 	}
-	if cost := float64(pages(len(before))) * 0.005 / 1000; st.Sweep.CostUSD < cost*0.9 || st.Sweep.CostUSD > cost*1.1 {
+	// One of the LISTs is for uploads in parts that nobody finished.
+	if cost := float64(pages(len(before))+1) * 0.005 / 1000; st.Sweep.CostUSD < cost*0.9 || st.Sweep.CostUSD > cost*1.1 {
 		t.Errorf("cost_usd %v, want %v", st.Sweep.CostUSD, cost)
 	}
 	// No further one until a day has passed.

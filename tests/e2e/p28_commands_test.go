@@ -360,7 +360,6 @@ func TestCommandsPurge(t *testing.T) {
 	t.Parallel()
 	f := newInspected(t, 40)
 	before := allKeys(t, f.s.dir())
-	disk := photo(t, f.root)
 	untouched := func(what string) {
 		t.Helper()
 		if now := allKeys(t, f.s.dir()); len(now) != len(before) {
@@ -412,6 +411,7 @@ func TestCommandsPurge(t *testing.T) {
 	}
 
 	// One database.
+	disk := photo(t, f.root)
 	mark := f.s.mark()
 	a = run("-confirm", "2", f.paths[10]).good(t)
 	if ops := f.s.operations(mark); a.num("deleted") != 2 || a.summary["confirmed"] != true || ops["DeleteObjects"] != 1 {

@@ -308,3 +308,61 @@ func Test24ListingFails(t *testing.T) {
 		t.Errorf("%d objects are left, want 2", n)
 	}
 }
+
+// A clock that is years ahead, or years back, deletes nothing; and what is on the disk
+// of a machine that has lost its state is not what decides.
+func Test24Clock(t *testing.T) {
+	t.Parallel()
+	s := startS3(t)
+	root := filepath.Join(t.TempDir(), "data")
+	paths := makeFleet(t, root, 4)
+	clock := newClock(t)
+	state := t.TempDir()
+	c := settings{pattern: seedPattern(root), target: s.target(s.resign(t)), noHTTP: true, mayFail: true, keys: []string{"state_dir: " + state, "retention: 720h", "snapshot_window: 1h"}}
+	run := func(at time.Duration) result {
+		t.Helper()
+		clock.set(time.Now().Add(at))
+		return litestream(t, []string{"replicate", "-once", "-enforce-retention", "-config", c.write(t, 0)}, clock.env())
+	}
+	for i := range 6 {
+		for _, p := range paths {
+			change(t, p)
+		}
+		if r := run(time.Duration(i)*2*time.Hour + time.Minute); r.code != 0 {
+			t.Fatalf("exit %d\n%s", r.code, r.all())
+		}
+	}
+	before := allKeys(t, s.dir())
+	same := func(what string) {
+		t.Helper()
+		after := allKeys(t, s.dir())
+		for k := range before {
+			if !after[k] {
+				t.Errorf("%s: %s was removed", what, k)
+			}
+		}
+	}
+	r := run(2 * 365 * 24 * time.Hour)
+	same("two years ahead")
+	if !strings.Contains(r.all(), "year") {
+		t.Errorf("two years ahead: no word about it: exit %d\n%s", r.code, r.all())
+	}
+	// The state is lost on top of that.
+	for _, e := range must1[[]os.DirEntry](t)(os.ReadDir(state)) {
+		must(t, os.RemoveAll(filepath.Join(state, e.Name())))
+	}
+	run(24 * time.Hour)
+	same("the state lost")
+	// Databases that are gone keep their newest two.
+	must(t, os.Remove(paths[0]))
+	run(50 * 24 * time.Hour)
+	run(80 * 24 * time.Hour)
+	for _, p := range paths {
+		if n := len(objects(t, s.dir(), keyOf(root, p))); n < 2 || p == paths[0] && n != 2 {
+			t.Errorf("%q has %d objects", p, n)
+		}
+	}
+	if len(allKeys(t, s.dir())) >= len(before) {
+		t.Error("nothing was removed in 80 days: the test shows nothing")
+	}
+}

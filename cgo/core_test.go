@@ -573,7 +573,7 @@ func TestRestoreOfAnotherHost(t *testing.T) {
 		t.Errorf("without -host: %v", err)
 	}
 	err = restore(t.Context(), cfg, RestoreFlags{Path: filepath.Join(dir, "t1.db"), OutputPath: out}, io.Discard)
-	if err == nil || !strings.HasSuffix(err.Error(), `(of host "one"; hosts present: one)`) {
+	if err == nil || strings.Contains(err.Error(), "host") {
 		t.Errorf("another database: %v", err)
 	}
 	for _, verb := range []string{"list", "restore", "verify", "status"} {

@@ -159,7 +159,7 @@ func withHosts(cfg *Config, f hostLister, err error) error {
 	switch {
 	case hostsErr != nil: // of no interest beside err
 		return fmt.Errorf("%w (of host %q; -host NAME looks for those of another)", err, cfg.Hostname)
-	case len(names) == 0:
+	case len(names) == 0, len(names) == 1 && names[0] == cfg.Hostname:
 		return err
 	case slices.Contains(names, cfg.Hostname):
 		return fmt.Errorf("%w (of host %q; hosts present: %s)", err, cfg.Hostname, strings.Join(names, ", "))

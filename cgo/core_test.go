@@ -568,8 +568,21 @@ func TestRestoreOfAnotherHost(t *testing.T) {
 	here := *cfg
 	here.Hostname = "two"
 	err := restore(t.Context(), &here, RestoreFlags{Path: path, OutputPath: out}, io.Discard)
-	if err == nil || !strings.Contains(err.Error(), `of host "two"; -host NAME`) {
+	if want := `no matching backup files available: no backups of host "two" in the target; hosts present: one (-host NAME)`; err == nil ||
+		err.Error() != want || !isNoBackup(err) {
 		t.Errorf("without -host: %v", err)
+	}
+	err = restore(t.Context(), cfg, RestoreFlags{Path: filepath.Join(dir, "t1.db"), OutputPath: out}, io.Discard)
+	if err == nil || strings.Contains(err.Error(), "host") {
+		t.Errorf("another database: %v", err)
+	}
+	for _, verb := range []string{"list", "restore", "verify", "status"} {
+		if _, err := run(t, &here, verb); err == nil || !strings.Contains(err.Error(), `no backups of host "two" in the target; hosts present: one (-host NAME)`) {
+			t.Errorf("%s: %v", verb, err)
+		}
+		if _, err := run(t, &here, verb, "-host", "one"); verb != "restore" && err != nil {
+			t.Errorf("%s -host: %v", verb, err)
+		}
 	}
 	if err := restore(t.Context(), &here, RestoreFlags{Path: path, OutputPath: out, Host: "one"}, io.Discard); err != nil {
 		t.Fatal(err)

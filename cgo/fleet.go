@@ -95,12 +95,13 @@ func runTask(ctx context.Context, f fleet, opt taskOptions, out *rowWriter, m *m
 // rowWriter prints rows as they come and, last, their summary: as text, or as JSON
 // with one object on a line.
 type rowWriter struct {
-	buf  *bufio.Writer
-	json *json.Encoder // nil: text
+	buf    *bufio.Writer
+	json   *json.Encoder // nil: text
+	header string        // before the first line; "": none, or printed
 }
 
-func newRowWriter(out io.Writer, asJSON bool) *rowWriter {
-	w := &rowWriter{buf: bufio.NewWriter(out)}
+func newRowWriter(out io.Writer, asJSON bool, columns ...string) *rowWriter {
+	w := &rowWriter{buf: bufio.NewWriter(out), header: strings.Join(columns, "\t")}
 	if asJSON {
 		w.json = json.NewEncoder(w.buf)
 		w.json.SetEscapeHTML(false)
@@ -117,9 +118,14 @@ func (w *rowWriter) object(v any) {
 
 // line prints a line if the output is text.
 func (w *rowWriter) line(format string, args ...any) {
-	if w.json == nil {
-		fmt.Fprintf(w.buf, format+"\n", args...)
+	if w.json != nil {
+		return
 	}
+	if w.header != "" {
+		fmt.Fprintln(w.buf, w.header)
+		w.header = ""
+	}
+	fmt.Fprintf(w.buf, format+"\n", args...)
 }
 
 // summary ends the output. Without it the output is not complete.
@@ -153,7 +159,7 @@ func withHosts(cfg *Config, f hostLister, err error) error {
 	switch {
 	case hostsErr != nil: // of no interest beside err
 		return fmt.Errorf("%w (of host %q; -host NAME looks for those of another)", err, cfg.Hostname)
-	case len(names) == 0:
+	case len(names) == 0, len(names) == 1 && names[0] == cfg.Hostname:
 		return err
 	case slices.Contains(names, cfg.Hostname):
 		return fmt.Errorf("%w (of host %q; hosts present: %s)", err, cfg.Hostname, strings.Join(names, ", "))

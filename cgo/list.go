@@ -76,8 +76,7 @@ func runList(ctx context.Context, req *request, match string) error {
 	opt := taskOptions{kind: taskList, match: match}
 	var s listSummary
 	var failed uint64
-	out := newRowWriter(req.out, req.asJSON)
-	out.line("STATUS\tDATABASE\tNEWEST\tAGE\tSIZE\tBACKUPS")
+	out := newRowWriter(req.out, req.asJSON, "STATUS", "DATABASE", "NEWEST", "AGE", "SIZE", "BACKUPS")
 	p, err := runTask(ctx, f, opt, out, nil, func(r *row) {
 		s.add(r)
 		if r.status == rowFailed {
@@ -196,8 +195,7 @@ func runBackups(ctx context.Context, req *request) error {
 
 	opt := taskOptions{kind: taskBackups, path: req.path}
 	var s backupsSummary
-	out := newRowWriter(req.out, req.asJSON)
-	out.line("TIME\tSNAPSHOT\tSIZE\tDATABASE-SIZE\tKEY")
+	out := newRowWriter(req.out, req.asJSON, "TIME", "SNAPSHOT", "SIZE", "DATABASE-SIZE", "KEY")
 	if _, err := runTask(ctx, f, opt, out, nil, func(r *row) {
 		s.Backups++
 		s.Bytes += r.objectSize

@@ -147,10 +147,9 @@ func (c *fleetPurge) run(ctx context.Context, req *request) error {
 	}
 	defer end()
 
-	out, m := newRowWriter(req.out, req.asJSON), newMeter(req.errOut, backupsText)
+	out, m := newRowWriter(req.out, req.asJSON, "DATABASE", "BACKUPS", "SIZE", "NEWEST"), newMeter(req.errOut, backupsText)
 	var s purgeSummary
 	var failed uint64
-	out.line("DATABASE\tBACKUPS\tSIZE\tNEWEST")
 	p, err := runTask(ctx, f, c.opt, out, m, func(r *row) {
 		s.add(r)
 		if r.status == rowFailed {

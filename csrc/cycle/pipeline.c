@@ -393,8 +393,8 @@ static void job_not_database(struct us *us, struct us_job *job, int32_t code,
 		uint8_t kind = code == US_E_EMPTY ? US_RECORD_EMPTY : US_RECORD_NOT_DATABASE;
 		int is_new = !(record->flags & kind);
 		record->fingerprint = job->fingerprint;
-		record->flags = kind | job->racy_flags |
-				(uint8_t)(record->flags & US_RECORD_TOUCHED);
+		record->flags =
+			kind | job->racy_flags | (uint8_t)(record->flags & US_RECORD_TOUCHED);
 		us_table_release(us->table, job->path_hash);
 		us_mark_dirty(us, job->path_hash, 0);
 		if (is_new && kind == US_RECORD_NOT_DATABASE) {

@@ -88,11 +88,11 @@ struct batch {
 struct us_sweep_run {
 	struct us *us;
 	pthread_t thread;
-	int over; /* guarded by us->mutex */
+	int over;     /* guarded by us->mutex */
 	int is_fresh; /* the state has not seen the target's names */
 	int may_delete;
-	int clock_ahead; /* the clock is not believed */
-	uint32_t now_s;	 /* the wall clock at the start */
+	int clock_ahead;  /* the clock is not believed */
+	uint32_t now_s;   /* the wall clock at the start */
 	uint32_t limit_s; /* later names are passed over */
 	int64_t start_ns; /* monotonic */
 	double seconds;
@@ -107,7 +107,7 @@ struct us_sweep_run {
 	uint64_t deleted, deleted_len;
 	uint64_t reconciled;
 	uint64_t aborted;
-	uint32_t delete_failures; /* in a row */
+	uint32_t delete_failures;              /* in a row */
 	struct us_error delete_err, abort_err; /* the first; code 0: none */
 };
 
@@ -420,7 +420,8 @@ static int32_t learn(struct us *us, const struct us_sweep_run *run, struct us_er
 		warn(us, WARNED_LIST, "list",
 		     strstr(run->err.message, "AccessDenied")
 			     ? "the names in the target cannot be looked at (allow s3:ListBucket); "
-			       "should the clock be set back, new backups could sort before old ones"
+			       "should the clock be set back, new backups could sort before old "
+			       "ones"
 			     : "the names in the target cannot be looked at; should the clock be "
 			       "set back, new backups could sort before old ones",
 		     &run->err);

@@ -394,7 +394,7 @@ static int32_t fetch_to_output(struct us_fleet_worker *w, struct us_fleet_item *
 	}
 	rc = fetch_image(w, item, o->temp_fd, o->shown, err);
 	if (!rc) {
-		rc = us_restore_set_mode(o->temp_fd, &w->trailer, o->shown, err);
+		rc = us_restore_set_mode(o, &w->trailer, err);
 	}
 	if (!rc) {
 		note_trailer(item->flight, &w->trailer);

@@ -533,7 +533,7 @@ static int32_t make_part(struct us_output *o, size_t len, struct us_error *err)
 					       o->shown);
 	}
 	int32_t rc = 0;
-	if (!mkdirat(parent_fd, name, 0700)) {
+	if (!mkdirat(parent_fd, name, US_OUTPUT_DIR_MODE)) {
 		if (o->made_len == 0 || len < o->made_len) {
 			o->made_len = len;
 		}
@@ -580,6 +580,55 @@ static int32_t make_dir(struct us_output *o, struct us_error *err)
 		*err = own;
 	}
 	return rc;
+}
+
+/* 1 if the directory FD is one that still waits for its owner, and has it now. */
+static int32_t set_dir(const struct us_output *o, int fd, uint32_t uid, uint32_t gid, mode_t mode,
+		       struct us_error *err)
+{
+	struct stat st;
+	if (fstat(fd, &st)) {
+		return us_fail_errno(err, errno, "cannot look at the directory of \"%s\"",
+				     o->shown);
+	}
+	if ((st.st_mode & 07777) != US_OUTPUT_DIR_MODE || st.st_uid != geteuid()) {
+		return 0;
+	}
+	/* The mode first: a directory with another owner can be changed by that. */
+	if (fchmod(fd, mode) ||
+	    (geteuid() == 0 && fchown(fd, uid, gid) && errno != EPERM && errno != EINVAL &&
+	     errno != EOPNOTSUPP) ||
+	    (!o->defer_sync && fsync(fd))) {
+		return us_fail_errno(err, errno,
+				     "cannot set owner and mode of the directory of \"%s\"",
+				     o->shown);
+	}
+	return 1;
+}
+
+int32_t us_output_set_dirs(const struct us_output *o, uint32_t uid, uint32_t gid, uint32_t mode,
+			   struct us_error *err)
+{
+	/* Who may read the file may list its directory. Any may pass, as others than this
+	 * database's owner may have theirs there; what they may open, files say. */
+	mode_t dir_mode = 0711 | (mode & 044);
+	int32_t rc = set_dir(o, o->dir_fd, uid, gid, dir_mode, err);
+	/* What lies above one that was set already was set, too. */
+	for (size_t len = strlen(o->dir); rc == 1 && len > 1;) {
+		while (len > 1 && o->dir[len - 1] != '/') {
+			len--;
+		}
+		while (len > 1 && o->dir[len - 1] == '/') {
+			len--;
+		}
+		int fd = len > 1 ? open_part(o, len, err) : -1;
+		if (fd < 0) {
+			return fd < -1 ? fd : 0;
+		}
+		rc = set_dir(o, fd, uid, gid, dir_mode, err);
+		(void)close(fd); /* a directory */
+	}
+	return rc < 0 ? rc : 0;
 }
 
 /* Removes what a killed restore left; US_E_BUSY if it lives. */

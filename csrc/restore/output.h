@@ -18,6 +18,8 @@
 #define US_SIDE_SHM 1
 #define US_SIDE_NAME_LEN_MAX (NAME_MAX + 8) /* too long for the file system: does not exist */
 #define US_HIDDEN_NAME_LEN_MAX 40
+/* Of a directory that was just made. The sticky bit marks it until us_output_set_dirs. */
+#define US_OUTPUT_DIR_MODE 01700
 
 struct us_output {
 	const char *path;               /* borrowed */
@@ -84,7 +86,16 @@ int32_t us_output_enter(const struct us_output *o, const _Atomic uint32_t *cance
 			struct us_error *err);
 void us_output_leave(const struct us_output *o);
 
-/* Makes the directory durably (each missing one, 0700), then the temporary file
+/*
+ * Gives the directories that a restore has made on the way (this one, or another whose
+ * database could not be restored) the owner of the database (as root), UID and GID, and a
+ * mode that lets whoever may read it, by MODE, list them, and all pass. Directories that
+ * were there stay as they are.
+ */
+int32_t us_output_set_dirs(const struct us_output *o, uint32_t uid, uint32_t gid, uint32_t mode,
+			   struct us_error *err);
+
+/* Makes the directory durably (each missing one, US_OUTPUT_DIR_MODE), then the temporary file
  * (0600). US_E_BUSY if another restore of this output is under way. */
 int32_t us_output_temp(struct us_output *o, const _Atomic uint32_t *cancel, struct us_error *err);
 

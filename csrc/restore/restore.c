@@ -197,18 +197,19 @@ static int32_t download_good(struct restore *r, struct us_error *ret_bad, struct
 
 /* A root that may not give files away (user namespaces, file systems without owners)
  * keeps them. A chown may clear mode bits: the mode comes after it. */
-int32_t us_restore_set_mode(int fd, const struct us_trailer *trailer, const char *shown,
+int32_t us_restore_set_mode(const struct us_output *o, const struct us_trailer *trailer,
 			    struct us_error *err)
 {
+	int fd = o->temp_fd;
 	if (geteuid() == 0 && fchown(fd, trailer->uid, trailer->gid) && errno != EPERM &&
 	    errno != EINVAL && errno != EOPNOTSUPP) {
 		return us_fail_errno(err, errno, "cannot set owner %u:%u of \"%s\"", trailer->uid,
-				     trailer->gid, shown);
+				     trailer->gid, o->shown);
 	}
 	if (fchmod(fd, trailer->mode & MODE_MASK)) {
-		return us_fail_errno(err, errno, "cannot set the mode of \"%s\"", shown);
+		return us_fail_errno(err, errno, "cannot set the mode of \"%s\"", o->shown);
 	}
-	return 0;
+	return us_output_set_dirs(o, trailer->uid, trailer->gid, trailer->mode, err);
 }
 
 static int32_t fetch_and_place(struct restore *r, struct us_error *ret_bad, struct us_error *err)
@@ -220,7 +221,7 @@ static int32_t fetch_and_place(struct restore *r, struct us_error *ret_bad, stru
 		rc = download_good(r, ret_bad, err);
 	}
 	if (!rc) {
-		rc = us_restore_set_mode(r->fd, &r->trailer, r->shown, err);
+		rc = us_restore_set_mode(&r->output, &r->trailer, err);
 	}
 	if (!rc && fsync(r->fd)) {
 		rc = us_fail_errno(err, errno, "cannot make the restored file of \"%s\" durable",

@@ -32,8 +32,9 @@ int32_t us_verify_one(const struct us_restore_env *env, const char *path, uint32
 		      int fd, struct us_choice *ret_choice, struct us_trailer *ret_trailer,
 		      struct us_error *err);
 
-/* Owner (as root) and mode of TRAILER to FD. SHOWN is for messages. */
-int32_t us_restore_set_mode(int fd, const struct us_trailer *trailer, const char *shown,
+/* Owner (as root) and mode of TRAILER to the temporary file of OUTPUT, and what follows
+ * from them to directories that were made. */
+int32_t us_restore_set_mode(const struct us_output *output, const struct us_trailer *trailer,
 			    struct us_error *err);
 
 /* What stands in the way of OUTPUT, before the network is asked. RET_SKIP: it is there,

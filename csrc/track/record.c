@@ -102,8 +102,8 @@ int us_record_reconcile(struct us_record *record, uint32_t newest_s, uint64_t ne
 		return 0; /* nothing of it was sent: no database, or empty */
 	}
 	int is_newer = newest_s > record->object_time;
-	int is_right = newest_s == record->object_time &&
-		       (object_len == 0 || object_len == newest_len);
+	int is_right =
+		newest_s == record->object_time && (object_len == 0 || object_len == newest_len);
 	if (is_newer) {
 		record->object_time = newest_s;
 	}

@@ -15,7 +15,8 @@ struct us_record {
 	uint64_t path_hash;   /* never 0 */
 	uint64_t fingerprint; /* of the files when the image was read; see US_RECORD_UNSYNCED */
 	uint64_t content_hash; /* us_content_hash of what the target has; 0: not known */
-	uint32_t object_time; /* in the name of the last object sent, s since 1970; 0: none yet */
+	uint32_t object_time; /* in the name of the last object sent, or found in the target
+			       * by a sweep, s since 1970; 0: none yet */
 	uint8_t flags;	      /* US_RECORD_* */
 	uint8_t size_class;   /* us_size_class of the last image */
 	uint8_t object_count; /* objects acknowledged under this state: 0, 1, or 2 for more */

@@ -725,8 +725,8 @@ int32_t us_state_lengths_open(const struct us_state *state, struct us_state_leng
 		return us_fail_nomem(err);
 	}
 	(void)snprintf(cache, sizeof(cache), "PRAGMA cache_size = -%d", LENGTHS_CACHE_KIB);
-	if (sqlite3_open_v2(state->path, &lengths->db,
-			    SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL) ||
+	if (sqlite3_open_v2(state->path, &lengths->db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX,
+			    NULL) ||
 	    sqlite3_busy_timeout(lengths->db, BUSY_TIMEOUT_MS) ||
 	    sqlite3_exec(lengths->db, cache, NULL, NULL, NULL) ||
 	    sqlite3_prepare_v3(lengths->db,
@@ -749,7 +749,7 @@ void us_state_lengths_close(struct us_state_lengths *lengths)
 		return;
 	}
 	(void)sqlite3_finalize(lengths->select); /* only read */
-	(void)sqlite3_close(lengths->db);	  /* its statement is finalized */
+	(void)sqlite3_close(lengths->db);        /* its statement is finalized */
 	us_free(lengths);
 }
 

@@ -234,8 +234,8 @@ void us_table_sweep(struct us_table *table, uint8_t generation, int walk_clean, 
 	*ret_sums = sums;
 }
 
-int32_t us_table_each(struct us_table *table,
-		      int32_t (*fn)(void *arg, struct us_record *record), void *arg)
+int32_t us_table_each(struct us_table *table, int32_t (*fn)(void *arg, struct us_record *record),
+		      void *arg)
 {
 	for (int s = 0; s < SHARD_COUNT; s++) {
 		struct shard *shard = &table->shards[s];

@@ -7,6 +7,8 @@
 #                + write with the same durability, on all cores (floor_sync.c)
 #   idle cycle   over the fleet, against a bare getdents64 + statx walk (floor_walk.c)
 #   memory       of an idle process with the fleet, against one without
+#   restore      of a fleet from an S3 server here, against s5cmd cp + lz4 -d
+#                (restore.sh)
 #
 # Everything is warm in the page cache. A ratio is the median of the ratios of the
 # pairs; the spread is least to most. CPU is user + system of the process.
@@ -14,7 +16,9 @@
 #   BENCH_COUNT      databases (100000), 100 to a directory, 20 KB each
 #   BENCH_RUNS       pairs of idle cycles (9)
 #   BENCH_SYNC_RUNS  pairs of first syncs (3)
-#   BENCH_SKIP       parts to leave out: sync litestream
+#   BENCH_RESTORE_COUNT, BENCH_RESTORE_RUNS
+#                    databases (20000) and pairs (5) of the fleet restore
+#   BENCH_SKIP       parts to leave out: sync idle litestream restore
 #   BENCH_FS=loop    work on a new ext4 of its own (as root): deletions by others on
 #                    a shared one slow the creation of files for minutes
 #
@@ -23,6 +27,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 count="${BENCH_COUNT:-100000}" runs="${BENCH_RUNS:-9}" sync_runs="${BENCH_SYNC_RUNS:-3}"
+restore_count="${BENCH_RESTORE_COUNT:-20000}" restore_runs="${BENCH_RESTORE_RUNS:-5}"
 skip=" ${BENCH_SKIP:-} "
 per_directory=100
 threads="$(nproc)"
@@ -30,11 +35,15 @@ tmp="$(mktemp -d "${TMPDIR:-/tmp}/us-bench.XXXXXX")"
 dir="$tmp/data"
 process=
 mounted=
+notes=()
+# shellcheck source=tests/bench/restore.sh
+. tests/bench/restore.sh
 cleanup() {
 	if [[ -n $process ]]; then
 		kill "$process" 2>/dev/null || true
 		wait "$process" 2>/dev/null || true
 	fi
+	stop_gateway
 	[[ -z $mounted ]] || umount "$dir" || umount -l "$dir"
 	rm -rf "$tmp"
 }
@@ -55,8 +64,9 @@ build() { # NAME SOURCE...
 
 # A new ext4 in a file, for BENCH_FS=loop.
 make_filesystem() {
-	truncate -s "$((count * (24 + 14 * (2 * sync_runs + 1)) / 1024 + 512))M" "$tmp/image"
-	mkfs.ext4 -q -N "$((count * (2 + 2 * (2 * sync_runs + 1)) + 65536))" -E lazy_itable_init=0 "$tmp/image"
+	truncate -s "$(((count * (24 + 14 * (2 * sync_runs + 1)) +
+		restore_count * (38 + 62 * (restore_runs + 1))) / 1024 + 512))M" "$tmp/image"
+	mkfs.ext4 -q -N "$((count * (2 + 2 * (2 * sync_runs + 1)) + restore_count * (3 + 4 * (restore_runs + 1)) + 65536))" -E lazy_itable_init=0 "$tmp/image"
 	mount -o loop "$tmp/image" "$dir"
 	mounted=1
 }
@@ -233,14 +243,15 @@ build floor_sync floor_sync.c
 
 say "making $count databases in $dir"
 make_fleet
-if [[ $skip == *" sync "* ]]; then
+if [[ $skip != *" sync "* ]]; then
+	bench_sync
+elif [[ $skip != *" idle "* ]]; then
 	sync_ours 0
 	say "first sync, not measured: $(<"$dir/ours")"
-else
-	bench_sync
 fi
-bench_idle
+[[ $skip == *" idle "* ]] || bench_idle
 [[ $skip == *" litestream "* ]] || bench_litestream
+[[ $skip == *" restore "* ]] || bench_restore
 
 echo
 echo "$count databases of 20 KB in $(((count + per_directory - 1) / per_directory)) directories;" \
@@ -250,3 +261,4 @@ echo "median (least-most)"
 echo
 printf '%-40s %-24s %-24s %-20s %-8s %s\n' what ours floor "ours/floor" target verdict
 printf '%s\n' "${rows[@]}"
+[[ ${#notes[@]} -eq 0 ]] || printf '%s\n' "" "${notes[@]}"

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"strings"
 	"sync"
@@ -351,6 +352,8 @@ func decodeObject(b []byte) ([]byte, trailer, error) {
 	return img, tr, err
 }
 
+var objectNamed = regexp.MustCompile(`^\d{8}T\d{6}Z\.db\.lz4$`)
+
 // objects lists the objects of one database in a target directory (a file target
 // or the server's bucket), oldest name first.
 func objects(t testing.TB, target, key string) []string {
@@ -362,7 +365,7 @@ func objects(t testing.TB, target, key string) []string {
 	must(t, err)
 	var out []string
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".db.lz4") && !strings.HasPrefix(e.Name(), ".") {
+		if objectNamed.MatchString(e.Name()) {
 			out = append(out, filepath.Join(target, key, e.Name()))
 		}
 	}

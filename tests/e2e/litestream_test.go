@@ -296,11 +296,17 @@ func (d *daemon) get(path string) ([]byte, error) {
 	return b, err
 }
 
-func (d *daemon) tryStats() (s stats, err error) {
-	b, err := d.get("/stats")
+// json gets path and reads the answer into v.
+func (d *daemon) json(path string, v any) error {
+	b, err := d.get(path)
 	if err == nil {
-		err = json.Unmarshal(b, &s)
+		err = json.Unmarshal(b, v)
 	}
+	return err
+}
+
+func (d *daemon) tryStats() (s stats, err error) {
+	err = d.json("/stats", &s)
 	return s, err
 }
 

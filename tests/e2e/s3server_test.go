@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -23,6 +24,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
 const (
@@ -259,6 +263,37 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(resp.StatusCode)
 	_, _ = io.Copy(w, resp.Body)
+}
+
+// resign stands between a client whose clock is wrong and the server: it signs every
+// request anew, with the time that it is. Returns the endpoint.
+func (s *s3server) resign(t testing.TB) string {
+	t.Helper()
+	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
+	keys := aws.Credentials{AccessKeyID: accessKey, SecretAccessKey: secretKey}
+	l := must1[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+	srv := &http.Server{ErrorLog: quietLog, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		out := r.Clone(r.Context())
+		out.RequestURI = ""
+		out.URL.Scheme, out.URL.Host, out.Host = "http", s.hostPort(), ""
+		out.Header.Del("Authorization")
+		out.Header.Del("X-Amz-Date")
+		err := signer.SignHTTP(r.Context(), keys, out, r.Header.Get("X-Amz-Content-Sha256"), "s3", "us-east-1", time.Now())
+		if err != nil {
+			panic(err)
+		}
+		resp, err := proxyTransport.RoundTrip(out)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		defer resp.Body.Close()
+		maps.Copy(w.Header(), resp.Header)
+		w.WriteHeader(resp.StatusCode)
+		_, _ = io.Copy(w, resp.Body)
+	})}
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(func() { srv.Close() })
+	return "http://" + l.Addr().String()
 }
 
 // selfSigned returns a server configuration with a certificate nobody trusts.

@@ -139,8 +139,12 @@ static void test_missing_directories(void **state)
 	put_new();
 	assert_int_equal(restore(in_root("a/b//c/x.db"), 0), 0);
 	assert_value(in_root("a/b/c/x.db"), "new");
-	assert_int_equal(stat(in_root("a/b"), &st), 0);
-	assert_int_equal(st.st_mode & 07777, 0700);
+	for (const char *const *dir = (const char *const[]){ "a", "a/b", "a/b/c", NULL }; *dir;
+	     dir++) {
+		assert_int_equal(stat(in_root(*dir), &st), 0);
+		assert_int_equal(st.st_mode & 07777, 0711 | (result.mode & 044));
+	}
+	assert_int_equal(result.mode, 0640);
 
 	/* A failure takes the directories it made with it, and no others. */
 	memory_find(NEW_KEY)->data[30] ^= 1;

@@ -437,7 +437,7 @@ static void test_order_of_steps(void **state)
 	fresh_dir("d");
 	trace[0] = '\0';
 	assert_int_equal(restore(in_root("d/e/x.db"), 0), 0);
-	assert_string_equal(trace, "sync\nunlink TEMP\nsync file\nrename TEMP x.db\nsync\n");
+	assert_string_equal(trace, "sync\nunlink TEMP\nsync\nsync file\nrename TEMP x.db\nsync\n");
 	run_command("rm -r '%s'", in_root("d/e"));
 }
 

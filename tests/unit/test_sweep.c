@@ -75,8 +75,8 @@ static int32_t hold_object(void *arg, const char *key, size_t key_len, uint64_t 
 	return 0;
 }
 
-static int32_t hook_list(struct us_store *store, const char *prefix, us_store_list_fn *fn, void *arg,
-			 struct us_error *err)
+static int32_t hook_list(struct us_store *store, const char *prefix, us_store_list_fn *fn,
+			 void *arg, struct us_error *err)
 {
 	list_count++;
 	if (list_rc) {
@@ -198,7 +198,9 @@ static void change(const char *name)
 	sqlite3 *db;
 	path_of(path, "data/%s.db", name);
 	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-	assert_int_equal(sqlite3_exec(db, "CREATE TABLE IF NOT EXISTS t(x); INSERT INTO t VALUES (hex(randomblob(400)))",
+	assert_int_equal(sqlite3_exec(db,
+				      "CREATE TABLE IF NOT EXISTS t(x); INSERT INTO t VALUES "
+				      "(hex(randomblob(400)))",
 				      NULL, NULL, NULL),
 			 SQLITE_OK);
 	assert_int_equal(sqlite3_close(db), SQLITE_OK);
@@ -280,7 +282,9 @@ static uint32_t newest_of(const char *name)
 	const struct objects *all = objects_of(name);
 	uint32_t time_s = 0;
 	if (all->count > 0) {
-		assert_int_equal(us_time_name_parse(all->names[all->count - 1], US_TIME_NAME_LEN, &time_s), 0);
+		assert_int_equal(
+			us_time_name_parse(all->names[all->count - 1], US_TIME_NAME_LEN, &time_s),
+			0);
 	}
 	return time_s;
 }
@@ -335,7 +339,8 @@ static void add_foreign(const char *rel)
 {
 	char path[PATH_LEN];
 	path_of(path, "target/%s", rel);
-	for (char *slash = strchr(path + strlen(dir) + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+	for (char *slash = strchr(path + strlen(dir) + 1, '/'); slash;
+	     slash = strchr(slash + 1, '/')) {
 		*slash = '\0';
 		(void)mkdir(path, 0700); /* may be there */
 		*slash = '/';
@@ -847,8 +852,8 @@ static void test_failure(void **state)
 }
 
 /* What a listing that fails has not named is not missing. */
-static int32_t give_nothing(struct us_store *store, const char *prefix, us_store_list_fn *fn, void *arg,
-			    struct us_error *err)
+static int32_t give_nothing(struct us_store *store, const char *prefix, us_store_list_fn *fn,
+			    void *arg, struct us_error *err)
 {
 	(void)store, (void)prefix, (void)fn, (void)arg;
 	return us_fail(err, US_E_NETWORK, "cut off");
@@ -877,11 +882,12 @@ static void test_version_1(void **state)
 	close_fleet();
 	path_of(path, "state/state.db");
 	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-	assert_int_equal(sqlite3_exec(db,
-				      "ALTER TABLE record DROP COLUMN object_len; PRAGMA user_version = 1;"
-				      "DELETE FROM meta WHERE name = 'last_sweep'",
-				      NULL, NULL, NULL),
-			 SQLITE_OK);
+	assert_int_equal(
+		sqlite3_exec(db,
+			     "ALTER TABLE record DROP COLUMN object_len; PRAGMA user_version = 1;"
+			     "DELETE FROM meta WHERE name = 'last_sweep'",
+			     NULL, NULL, NULL),
+		SQLITE_OK);
 	assert_int_equal(sqlite3_close(db), SQLITE_OK);
 	open_fleet(RETENTION_S);
 	object_path(path, "a", newest_of("a"));

@@ -18,6 +18,9 @@ const (
 
 	// progressBarInterval bounds how often the bar on a terminal is drawn.
 	progressBarInterval = 100 * time.Millisecond
+
+	// progressBarWidth is the width of a terminal from which on there is a bar.
+	progressBarWidth = 80
 )
 
 // meter shows how far a task is: a bar on a terminal, else a line now and then. A
@@ -34,8 +37,11 @@ type meter struct {
 func newMeter(out io.Writer, text func(p progress, elapsed time.Duration) string) *meter {
 	now := time.Now()
 	m := &meter{out: out, text: text, start: now, last: now}
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		m.bar = newBar(out)
+	if f, ok := out.(*os.File); ok {
+		// Where the text fills the line, drawing it again and again would scroll.
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width >= progressBarWidth {
+			m.bar = newBar(out)
+		}
 	}
 	return m
 }

@@ -3,9 +3,12 @@ package e2e
 import (
 	"bytes"
 	"fmt"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -283,4 +286,149 @@ func Test21Host(t *testing.T) {
 	if a := multiDB(t, (settings{pattern: root + "/*.db", target: s.target("x/red/{{tenant}}")}).write(t, 0), "restore", "-host", "red", "-output-dir", t.TempDir()); a.code != 1 {
 		t.Errorf("-host without {{hostname}}: exit %d\n%s", a.code, a.all())
 	}
+}
+
+// A restore that a signal ends says so, leaves nothing half-done, and can be gone on
+// with.
+func Test21Interrupted(t *testing.T) {
+	t.Parallel()
+	s := startS3(t)
+	root := filepath.Join(t.TempDir(), "data")
+	paths := makeFleet(t, root, 600)
+	c := settings{pattern: seedPattern(root), target: s.target(s.url())}
+	once(t, c)
+	want := make(map[string]lost)
+	for _, p := range paths {
+		want[p] = remember(t, p)
+	}
+	must(t, os.RemoveAll(root))
+	// The server stops to answer after some objects.
+	p := startProxy(t, s.hostPort(), nil)
+	var gets atomic.Int64
+	p.set(func(_ int64, r *http.Request) int {
+		if !r.URL.Query().Has("list-type") && gets.Add(1) > 200 {
+			<-r.Context().Done()
+		}
+		return 0
+	})
+	c.target = s.target(p.url())
+	config := c.write(t, 0)
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		gets.Store(100)
+		w := watchTree(root, want)
+		var at time.Time
+		r, _ := measured(t, 60*time.Second, verbArgs(config, "restore", "-if-db-not-exists", "-parallelism", "10"), func(p *os.Process) {
+			if at.IsZero() && gets.Load() > 205 {
+				at = time.Now()
+				_ = p.Signal(sig)
+			}
+		})
+		w.end(t)
+		if took := time.Since(at); r.code == 0 || r.stderr == "" || at.IsZero() || took > 5*time.Second {
+			t.Errorf("%v: exit %d %v after it\n%s\n%s", sig, r.code, took, tail(r.stdout, 700), tail(r.stderr, 500))
+		}
+		if visible, hidden := tree(root); len(hidden) != 0 || len(visible) == len(paths) {
+			t.Errorf("%v: %d files, and %d hidden ones, the first: %q", sig, len(visible), len(hidden), hidden)
+		}
+	}
+	p.set(nil)
+	multiDB(t, config, "restore", "-if-db-not-exists").good(t)
+	allBack(t, root, want)
+}
+
+// The disk fills up: what is there is whole, what is not is named, and nothing hidden
+// takes the space.
+func Test21DiskFull(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for a mount")
+	}
+	root, target := filepath.Join(t.TempDir(), "data"), t.TempDir()
+	paths := makeFleet(t, root, 200)
+	c := settings{pattern: seedPattern(root), target: fileTarget(target)}
+	once(t, c)
+	want := make(map[string]lost)
+	for _, p := range paths {
+		want[p] = remember(t, p)
+	}
+	must(t, os.RemoveAll(root))
+	must(t, os.Mkdir(root, 0o755))
+	// The small disk is seen by the command alone; a copy of it is what is looked at.
+	saved := t.TempDir()
+	small := func(c *exec.Cmd) {
+		script := `mount -t tmpfs -o size=3m none "$1" || exit 99; src=$1; dst=$2; shift 2; "$@"; code=$?; cp -a "$src/." "$dst/" || exit 98; exit $code`
+		w := exec.Command("unshare", append([]string{"-m", "sh", "-c", script, "sh", root, saved}, c.Args...)...)
+		c.Path, c.Args, c.Err = w.Path, w.Args, w.Err
+	}
+	a := takeApart(t, litestream(t, verbArgs(c.write(t, 0), "restore"), small))
+	if a.code != 1 || a.num("failed") == 0 || a.num("restored") == 0 || a.num("failed")+a.num("restored") != len(paths) {
+		t.Fatalf("exit %d, %v\n%s", a.code, a.summary, tail(a.stderr, 1000))
+	}
+	visible, hidden := tree(saved)
+	if len(visible) != a.num("restored") || len(hidden) != 0 {
+		t.Errorf("%d files and %d hidden ones, %d were restored", len(visible), len(hidden), a.num("restored"))
+	}
+	there := moved(want, root, saved)
+	for _, p := range visible {
+		if err := there[p].isBack(p); err != nil {
+			t.Errorf("%q: %v", p, err)
+		}
+	}
+	for _, p := range a.by("failed") {
+		if e := a.row(p).Error; !strings.Contains(strings.ToLower(e), "space") {
+			t.Errorf("%q: %s", p, e)
+		}
+	}
+}
+
+// Without rights: the modes come back, the owner is who restores; a directory that
+// cannot be written to is the failure of what is in it.
+func Test21AsNobody(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to be somebody else")
+	}
+	base := openTemp(t)
+	root, target := filepath.Join(base, "data"), filepath.Join(base, "target")
+	must(t, os.Mkdir(target, 0o755))
+	paths := makeFleet(t, root, 20)
+	want := make(map[string]lost)
+	for i, p := range paths {
+		must(t, os.Chmod(p, []os.FileMode{0o640, 0o600, 0o604}[i%3]))
+		must(t, os.Chown(p, 1234, 4321))
+	}
+	c := settings{pattern: seedPattern(root), target: fileTarget(target), keys: []string{"state_dir: " + t.TempDir()}}
+	once(t, c)
+	for _, p := range paths {
+		l := remember(t, p)
+		l.uid, l.gid = 65534, 65534
+		want[p] = l
+	}
+	config := filepath.Join(base, "litestream.yml")
+	must(t, os.WriteFile(config, []byte(c.text(0)), 0o644))
+	must(t, filepath.WalkDir(target, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return os.Chmod(path, 0o755)
+		}
+		return os.Chmod(path, 0o644)
+	}))
+	must(t, os.RemoveAll(root))
+	must(t, os.Mkdir(root, 0o755))
+	must(t, os.Chown(root, 65534, 65534))
+	locked := filepath.Join(root, "p1")
+	must(t, os.Mkdir(locked, 0o755)) // root's
+	a := takeApart(t, litestream(t, verbArgs(config, "restore"), asNobody()))
+	if a.code != 1 || a.num("restored") != 15 || a.num("failed") != 5 {
+		t.Errorf("exit %d, %v\n%s", a.code, a.summary, tail(a.stderr, 1000))
+	}
+	for _, p := range a.by("failed") {
+		if !strings.HasPrefix(p, locked+"/") {
+			t.Errorf("%+v", a.row(p))
+		}
+		delete(want, p)
+	}
+	allBack(t, root, want)
 }

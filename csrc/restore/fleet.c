@@ -45,6 +45,8 @@
 #define NETWORK_FAILURES_MAX 200
 #define DESCRIPTORS_SPARE 128
 #define AHEAD_MAX_S 601
+/* A running cycle commits at least every 5 s. */
+#define RECHECK_NS (7 * US_NS_PER_S)
 
 /* ----------------------------------------------------------------------- items */
 
@@ -143,6 +145,14 @@ void us_fleet_retry(struct us_fleet *f, struct us_fleet_item *item, int64_t due_
 	(void)pthread_mutex_lock(&f->mutex);
 	item->due_ns = due_ns;
 	push(&f->retries, item);
+	uncount(f, item);
+	(void)pthread_mutex_unlock(&f->mutex);
+}
+
+void us_fleet_suspect(struct us_fleet *f, struct us_fleet_item *item)
+{
+	(void)pthread_mutex_lock(&f->mutex);
+	push(&f->suspects, item);
 	uncount(f, item);
 	(void)pthread_mutex_unlock(&f->mutex);
 }
@@ -560,6 +570,7 @@ static void done(struct us_fleet *f)
 	free_all(&f->listed);
 	free_all(&f->ready);
 	free_all(&f->retries);
+	free_all(&f->suspects);
 	for (uint64_t i = 0; f->sample && i < f->options->sample_count; i++) {
 		us_fleet_item_free(f->sample[i]);
 	}
@@ -572,6 +583,36 @@ static void done(struct us_fleet *f)
 	(void)pthread_cond_destroy(&f->room);
 	(void)pthread_mutex_destroy(&f->mutex);
 	us_free(f);
+}
+
+/*
+ * The suspects once more, against a state that is read anew: by then a `replicate` that
+ * runs beside this has committed what it had acknowledged before.
+ */
+static int32_t recheck(struct us_fleet *f, struct us_error *err)
+{
+	const struct us_fleet_view *view = &f->task->view;
+	int64_t end_ns = us_clock_mono_ns() + RECHECK_NS;
+	while (us_clock_mono_ns() < end_ns) {
+		if (f->task->cancel) {
+			return US_E_CANCELED;
+		}
+		us_clock_sleep_ns(PUMP_MS * US_NS_PER_MS);
+	}
+	struct us_table *table;
+	struct us_state *state = NULL;
+	int32_t rc = us_table_new(&table, err);
+	if (rc) {
+		return rc;
+	}
+	/* If it is gone or another's by now, there is nothing to compare with. */
+	(void)us_state_open_read_only(view->state_dir, view->identity, table, &state, NULL);
+	for (struct us_fleet_item *item; !f->task->cancel && (item = pop(&f->suspects)) != NULL;) {
+		us_fleet_recheck(&f->workers[0], item, state, table);
+	}
+	us_state_close(state);
+	us_table_free(table);
+	return 0;
 }
 
 static int32_t run_threads(struct us_fleet *f, struct us_error *err)
@@ -607,10 +648,13 @@ static int32_t run_threads(struct us_fleet *f, struct us_error *err)
 			       "given up after %d failures to reach the target in a row: %s",
 			       NETWORK_FAILURES_MAX, f->gave_up_err.message);
 	}
+	if (f->suspects.first) {
+		rc = recheck(f, err);
+	}
 	if (f->list_rc) {
 		*err = f->list_err;
 	}
-	return f->list_rc;
+	return f->list_rc ? f->list_rc : rc;
 }
 
 int32_t us_fleet_run(struct us_task *task, struct us_error *err)

@@ -90,6 +90,7 @@ struct us_fleet {
 	pthread_cond_t work;   /* for workers */
 	pthread_cond_t room;   /* for the lister */
 	struct us_fleet_items listed, ready, retries;
+	struct us_fleet_items suspects; /* VERIFY: whole, but not what the state knows */
 	uint64_t listed_len, staged_len;
 	size_t flight_count; /* items that are worked on or with the store */
 	size_t gets_out;     /* with the store */
@@ -111,6 +112,8 @@ void us_fleet_flight_free(struct us_fleet_item *item);
 /* ITEM leaves the worker's hands: to the batch, or to be tried again at DUE_NS. */
 void us_fleet_batch_add(struct us_fleet *fleet, struct us_fleet_item *item);
 void us_fleet_retry(struct us_fleet *fleet, struct us_fleet_item *item, int64_t due_ns);
+/* To be looked at once more when all others are over. */
+void us_fleet_suspect(struct us_fleet *fleet, struct us_fleet_item *item);
 /* It is over. */
 void us_fleet_release(struct us_fleet *fleet, struct us_fleet_item *item);
 /* A failure of the network, or (NULL) that it works. After many in a row all is given up. */
@@ -124,6 +127,9 @@ void us_fleet_start(struct us_fleet_worker *worker, struct us_fleet_item *item);
 /* Its get is over: to the batch, to its end, or to another try. */
 void us_fleet_finish(struct us_fleet_worker *worker, struct us_fleet_item *item);
 void us_fleet_commit(struct us_fleet_worker *worker, struct us_fleet_batch *batch);
+/* VERIFY: a suspect, compared with STATE and TABLE, read just now. */
+void us_fleet_recheck(struct us_fleet_worker *worker, struct us_fleet_item *item,
+		      const struct us_state *state, struct us_table *table);
 /* VERIFY: a database on disk with nothing in the target. Fails if the state knows better. */
 int32_t us_fleet_missing(struct us_fleet *fleet, const char *path);
 

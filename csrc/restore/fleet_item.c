@@ -12,8 +12,6 @@
 #define RETRY_FIRST_NS (US_NS_PER_S / 2)
 /* Larger ones are not downloaded only to see their snapshot time. */
 #define PROBE_LEN_MIN (UINT64_C(1) << 20)
-/* What a cycle under way may not have recorded in the state file yet. */
-#define UNRECORDED_NS (10 * 60 * US_NS_PER_S)
 /* us_fleet's own code: the object is younger than the timestamp. */
 #define TOO_YOUNG 1
 
@@ -91,64 +89,65 @@ static void note_trailer(struct us_fleet_flight *flight, const struct us_trailer
 
 /* --------------------------------------------------------------- against the state */
 
-/* The record of the database at PATH, if the state has one. */
-static int find_record(const struct us_fleet *f, const char *path, struct us_record *ret)
+/* The record of the database at PATH, if STATE has one, with the content of an object. */
+static int find_record(const struct us_fleet *f, const struct us_state *state,
+		       struct us_table *table, const char *path, struct us_record *ret)
 {
-	const struct us_fleet_view *view = &f->task->view;
-	if (!view->state) {
+	if (!state) {
 		return 0;
 	}
 	const char *below = path + f->prefix_len + 1;
 	const char *slash = strrchr(below, '/');
 	const char *name = slash ? slash + 1 : below;
-	uint64_t hash = us_path_hash(&us_state_info(view->state)->key, below,
+	uint64_t hash = us_path_hash(&us_state_info(state)->key, below,
 				     slash ? (size_t)(slash - below) : 0, name, strlen(name));
-	return us_table_get(view->table, hash, ret);
+	return us_table_get(table, hash, ret) && ret->content_hash != 0;
 }
 
 /*
- * What the state file says of the object that was verified. One that may be younger
- * than what the state has recorded was written by a `replicate` that runs beside this.
+ * What the state file says of the object that was verified: 0, US_E_NOTFOUND if it knows
+ * a newer one, US_E_OBJECT if it knows another: that may be a `replicate` beside this,
+ * whose state was read before, or not committed yet.
  */
-static int32_t check_state(const struct us_fleet *f, const struct us_fleet_item *item,
+static int32_t check_state(const struct us_fleet *f, const struct us_state *state,
+			   struct us_table *table, const struct us_fleet_item *item,
 			   const struct us_trailer *trailer, struct us_error *err)
 {
 	struct us_record record;
-	if (!find_record(f, item->path, &record) || record.content_hash == 0 ||
-	    trailer->snapshot_ns >
-		    us_state_info(f->task->view.state)->high_water_ns - UNRECORDED_NS) {
+	char time[US_TIME_NAME_LEN + 1];
+	if (!find_record(f, state, table, item->path, &record)) {
 		return 0;
 	}
-	char time[US_TIME_NAME_LEN + 1];
 	us_time_name_format(record.object_time, time);
-	if (item->backup.time_s != record.object_time) {
-		return us_fail(err, US_E_OBJECT,
-			       "the newest backup in the target is not the last one that was "
-			       "uploaded by the state file: %s",
+	if (item->backup.time_s < record.object_time) {
+		return us_fail(err, US_E_NOTFOUND,
+			       "its newest backup by the state file, %s, is not in the target",
 			       time);
+	}
+	if (trailer->snapshot_ns > us_state_info(state)->high_water_ns) {
+		return 0; /* younger than all that the state knows */
 	}
 	uint64_t content =
 		us_content_hash(trailer->lz4_sha256, trailer->mode, trailer->uid, trailer->gid);
-	return content == record.content_hash
-		       ? 0
-		       : us_fail(err, US_E_OBJECT,
-				 "backup %s is whole, but by the state file not what was uploaded",
-				 time);
+	if (item->backup.time_s == record.object_time && content == record.content_hash) {
+		return 0;
+	}
+	return us_fail(err, US_E_OBJECT,
+		       "its newest backup is whole, but not the one that the state file knows, %s",
+		       time);
 }
 
 int32_t us_fleet_missing(struct us_fleet *f, const char *path)
 {
 	struct us_record record;
 	struct us_error err = US_ERROR_INIT;
-	if (!find_record(f, path, &record) || record.content_hash == 0 ||
-	    record.object_time * US_NS_PER_S >
-		    us_state_info(f->task->view.state)->high_water_ns - UNRECORDED_NS) {
+	if (!find_record(f, f->task->view.state, f->task->view.table, path, &record)) {
 		return 0;
 	}
 	char time[US_TIME_NAME_LEN + 1];
 	us_time_name_format(record.object_time, time);
 	(void)us_fail(&err, US_E_NOTFOUND,
-		      "it has no backup in the target; by the state file %s was uploaded", time);
+		      "it has no backup in the target; by the state file it has %s", time);
 	const struct us_task_row row = {
 		.status = US_ROW_FAILED, .code = US_E_NOTFOUND, .path = path, .message = err.message
 	};
@@ -163,9 +162,31 @@ int32_t us_fleet_missing(struct us_fleet *f, const char *path)
 static void end_verified(struct us_fleet *f, struct us_fleet_item *item,
 			 const struct us_trailer *trailer)
 {
+	const struct us_fleet_view *view = &f->task->view;
 	struct us_error err = US_ERROR_INIT;
 	note_trailer(item->flight, trailer);
-	int32_t rc = check_state(f, item, trailer, &err);
+	int32_t rc = check_state(f, view->state, view->table, item, trailer, &err);
+	if (rc == US_E_OBJECT) {
+		us_fleet_suspect(f, item);
+	} else {
+		end_item(f, item, rc ? US_ROW_FAILED : US_ROW_OK, rc, err.message);
+	}
+}
+
+void us_fleet_recheck(struct us_fleet_worker *w, struct us_fleet_item *item,
+		      const struct us_state *state, struct us_table *table)
+{
+	struct us_fleet *f = w->fleet;
+	struct us_error err = US_ERROR_INIT;
+	struct us_choice choice;
+	int32_t rc = us_verify_one(&f->env, item->path, f->options->integrity_check, w->fd, &choice,
+				   &w->trailer, &err);
+	if (!rc) {
+		item->backup = (struct us_backup){ .time_s = choice.time_s,
+						   .object_len = choice.object_len };
+		note_trailer(item->flight, &w->trailer);
+		rc = check_state(f, state, table, item, &w->trailer, &err);
+	}
 	end_item(f, item, rc ? US_ROW_FAILED : US_ROW_OK, rc, err.message);
 }
 

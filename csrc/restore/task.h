@@ -14,6 +14,7 @@ struct us_fleet_view {
 	struct us_table *table;
 	const struct us_state *state; /* NULL: there is none */
 	const char *state_dir;
+	const char *identity; /* of the target, for the state file */
 	int any_filesystem;
 	uint32_t concurrency; /* downloads at a time */
 	uint64_t memory_limit;

@@ -155,9 +155,6 @@ static int32_t run_with(struct us *us, const struct us_task_options *options)
 		rc = us_task_next(task, 1000, rows + row_count, ROWS, &progress, &error);
 		row_count += rc > 0 ? (size_t)rc : 0;
 	} while (rc >= 0 && !progress.finished);
-	for (size_t i = 0; i < row_count && getenv("US_TASK_ROWS"); i++) {
-		print_message("%u %s: %s\n", rows[i].status, rows[i].path, rows[i].message);
-	}
 	us_task_close(task);
 	return rc < 0 ? rc : 0;
 }
@@ -360,6 +357,32 @@ static void test_verify(void **state)
 	assert_int_equal(count_status(US_ROW_OK), 0);
 }
 
+/* What the state knows was uploaded has to be there. */
+static void test_verify_against_state(void **state)
+{
+	(void)state;
+	shell("sleep 1.1");
+	for (int i = 0; i < 3; i++) {
+		write_db(in_root("%s", db_name(i)), i, 50);
+	}
+	shell("sleep 0.05");
+	sync_all();
+	assert_int_equal(RUN(.kind = US_TASK_VERIFY), 0);
+	assert_int_equal(count_status(US_ROW_OK), COUNT);
+	/* A whole one of its own, but older; the newest one gone; all of them gone. */
+	shell("cd target/b/org0/t000 && cp $(ls | head -1) $(ls | tail -1)");
+	shell("cd target/b/org1/t001 && rm $(ls | tail -1)");
+	shell("rm -r target/b/org2/t002");
+	assert_int_equal(RUN(.kind = US_TASK_VERIFY), 0);
+	assert_int_equal(count_status(US_ROW_FAILED), 3);
+	assert_int_equal(progress.failed_count, 3);
+	assert_int_equal(progress.total_count, COUNT);
+	assert_int_equal(progress.done_count, COUNT);
+	assert_int_equal(row_of(in_root("%s", db_name(0)))->code, US_E_OBJECT);
+	assert_non_null(strstr(row_of(in_root("%s", db_name(1)))->message, "is not in the target"));
+	assert_non_null(strstr(row_of(in_root("%s", db_name(2)))->message, "has no backup"));
+}
+
 static void test_list(void **state)
 {
 	(void)state;
@@ -516,11 +539,17 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_restore_all),   TEST(test_output_dir_and_match),
-		TEST(test_little_memory), TEST(test_bad_objects),
-		TEST(test_verify),        TEST(test_list),
-		TEST(test_backups),       TEST(test_purge),
-		TEST(test_timestamp),     TEST(test_close_in_the_middle),
+		TEST(test_restore_all),
+		TEST(test_output_dir_and_match),
+		TEST(test_little_memory),
+		TEST(test_bad_objects),
+		TEST(test_verify),
+		TEST(test_verify_against_state),
+		TEST(test_list),
+		TEST(test_backups),
+		TEST(test_purge),
+		TEST(test_timestamp),
+		TEST(test_close_in_the_middle),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

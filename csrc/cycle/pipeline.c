@@ -40,8 +40,6 @@
 #define PATIENCE_FULL 1
 #define PATIENCE_OVER 2
 #define PATIENCE_NS (5 * US_NS_PER_S)
-/* Of one PutObject: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html */
-#define S3_PUT_LEN_MAX (UINT64_C(5) << 30)
 
 /* --------------------------------------------------------------------- jobs */
 
@@ -686,13 +684,6 @@ static void process(struct us_worker *w)
 	if (encode_end(w, &err)) {
 		us_encoder_drop(w->encoder);
 		job_fail(us, job, "encode", &err);
-		return;
-	}
-	if (us->target == US_TARGET_S3 && job->object.len > S3_PUT_LEN_MAX) {
-		(void)us_fail(&err, US_E_UNSUPPORTED,
-			      "the object has %llu bytes; more than 5 GiB cannot be sent to S3 yet",
-			      (unsigned long long)job->object.len);
-		job_fail(us, job, STAGE_UPLOAD, &err);
 		return;
 	}
 	struct us_record record = { 0 };

@@ -34,6 +34,7 @@ static void clear_headers(struct us_s3_reply *reply)
 {
 	reply->status = 0;
 	reply->has_etag = 0;
+	reply->etag[0] = '\0';
 	reply->content_len = -1;
 	reply->range_first = reply->range_last = reply->range_total = -1;
 	reply->request_id[0] = '\0';
@@ -147,6 +148,9 @@ size_t us_s3_reply_header(char *data, size_t one, size_t data_len, void *user)
 	}
 	if (take_literal(&p, end, "etag:")) {
 		reply->has_etag = value < end;
+		if ((size_t)(end - value) < sizeof(reply->etag)) {
+			copy_value(reply->etag, sizeof(reply->etag), value, end);
+		}
 	} else if (take_literal(&p, end, "content-length:")) {
 		reply->content_len = take_number(&value, end);
 	} else if (take_literal(&p, end, "content-range:")) {

@@ -8,8 +8,11 @@
 
 /* What a server answered, and what that means. */
 
+#define US_S3_ETAG_LEN_MAX 127 /* an opaque text; AWS's have 34 bytes */
+
 struct us_s3_reply {
-	int32_t status; /* of the last status line; 0: none yet */
+	int32_t status;                    /* of the last status line; 0: none yet */
+	char etag[US_S3_ETAG_LEN_MAX + 1]; /* as received; "": none, or too long */
 	int has_etag;
 	int64_t content_len;                          /* -1: not told */
 	int64_t range_first, range_last, range_total; /* Content-Range; -1: not told */

@@ -8,6 +8,7 @@
  *	reply.c		answer -> success or error (s3_xml.c)
  *	s3_pool.c	puts and gets: one thread, many at once, each on a slot (s3_slot.c)
  *	s3_put.c, s3_get.c	what they send, and what the answer means
+ *	s3_multipart.c	likewise for objects that are sent in parts
  *	s3_call.c	get, list: on their caller's thread
  *	s3_remove.c	remove, remove_many, abort_uploads: likewise
  *

@@ -10,8 +10,9 @@
 /* Shared by s3.c (opening), s3_pool.c (many at once), s3_call.c and s3_remove.c
  * (blocking calls). */
 
-struct us_s3_pool; /* s3_pool.c */
-struct us_s3_call; /* s3_call.c */
+struct us_s3_pool;   /* s3_pool.c */
+struct us_s3_call;   /* s3_call.c */
+struct us_s3_upload; /* s3_multipart.c */
 
 struct us_s3_kind_counts {
 	_Atomic uint64_t count, bytes, ns;
@@ -63,6 +64,12 @@ struct us_put *us_s3_put_wait(struct us_store *store, int32_t timeout_ms);
 void us_s3_get_start(struct us_store *store, struct us_get *get);
 /* Hands PUT, whose rc and err are set, to put_wait. On the pool's thread. */
 void us_s3_pool_put_ended(struct us_s3_store *store, struct us_put *put);
+/* Takes ITEM's requests off curl without ending its jobs; frees what is over. On the
+ * pool's thread. */
+void us_s3_pool_drop(struct us_s3_store *store, const void *item);
+void us_s3_pool_upload_over(struct us_s3_store *store, struct us_s3_upload *upload);
+/* Whether the upload UPLOAD_ID of KEY is this store's and under way. Any thread. */
+int us_s3_pool_has_upload(struct us_s3_store *store, const char *key, const char *upload_id);
 /* How many requests may be under way now (backing off). For tests. */
 uint32_t us_s3_pool_limit(struct us_store *store);
 

@@ -8,7 +8,11 @@
  * handles, made at first use and kept), taking turns between the queues so that
  * neither starves, and runs curl. Puts that have ended are appended to `ended`, which
  * put_wait takes as a whole; gets go to their owners' queues at once. What a job sends
- * and what its answer means is its kind's (s3_put.c, s3_get.c).
+ * and what its answer means is its kind's (s3_put.c, s3_get.c, s3_multipart.c).
+ *
+ * Uploads in parts are in a list of their own, the third to be taken from, and stay there
+ * until they are over; each is asked for its next step. A cancel hands all puts and gets
+ * back at once, but lets uploads be aborted for ABORT_MS_MAX, also while the pool closes.
  *
  * Backing off: `limit` starts at the configured concurrency. An answer 503 or 429
  * halves it, once for all requests that were under way at that moment (each slot
@@ -34,11 +38,16 @@
 #include "../base/alloc.h"
 #include "../base/clock.h"
 #include "../base/thread.h"
-#include "s3_slot.h"
+#include "s3_multipart.h"
 
 #define EVENTS_MAX 64
 #define PROBE_SUCCESSES 256
 #define STALL_LOOK_MS_MAX 1000
+#define ABORT_MS_MAX 1000
+/* What take_waiting takes from. */
+#define LIST_PUTS 0
+#define LIST_GETS 1
+#define LIST_STEPS 2
 
 struct us_s3_pool {
 	struct us_s3_store *store;
@@ -49,6 +58,7 @@ struct us_s3_pool {
 	pthread_cond_t ended_cond;
 	struct us_put *puts, **puts_tail; /* waiting */
 	struct us_get *gets, **gets_tail; /* waiting */
+	struct us_s3_upload *uploads;     /* not over; links guarded by LOCK */
 	struct us_put *ended, **ended_tail;
 	int asleep, stopping;
 	_Atomic uint32_t limit; /* read by us_s3_pool_limit */
@@ -56,9 +66,11 @@ struct us_s3_pool {
 	CURLM *multi;
 	int64_t curl_deadline_ns; /* INT64_MAX: none */
 	int64_t stall_look_ns;
+	int64_t resume_ns;    /* when the first upload that pauses goes on; INT64_MAX: none */
+	int64_t abort_end_ns; /* 0: not canceled */
 	struct us_s3_slot **idle, **busy; /* concurrency pointers each */
 	uint32_t idle_count, busy_count;
-	uint32_t turn; /* whose it is to be taken from: see take_waiting */
+	uint32_t turn; /* which list is the next to be taken from */
 	uint32_t epoch, ceiling, success_count;
 	struct us_put *done, **done_tail; /* ended, not published yet */
 };
@@ -83,12 +95,43 @@ static void unlock_and_wake(struct us_s3_pool *pool)
 	}
 }
 
+/* Appends to the list of uploads. Wants the lock. */
+static void append_upload(struct us_s3_pool *pool, struct us_s3_upload *upload)
+{
+	struct us_s3_upload **at = &pool->uploads;
+	while (*at) {
+		at = &(*at)->next;
+	}
+	upload->next = NULL;
+	*at = upload;
+}
+
+static void start_upload(struct us_s3_store *store, struct us_put *put)
+{
+	struct us_s3_pool *pool = store->pool;
+	struct us_s3_upload *upload = NULL;
+	put->rc = us_s3_upload_new(store, put, &upload, &put->err);
+	pthread_mutex_lock(&pool->lock);
+	if (upload) {
+		append_upload(pool, upload);
+	} else {
+		*pool->ended_tail = put;
+		pool->ended_tail = &put->next;
+		pthread_cond_broadcast(&pool->ended_cond);
+	}
+	unlock_and_wake(pool);
+}
+
 void us_s3_put_start(struct us_store *base, struct us_put *put)
 {
 	struct us_s3_pool *pool = ((struct us_s3_store *)base)->pool;
 	put->next = NULL;
 	put->rc = 0;
 	us_error_clear(&put->err);
+	if (put->len > US_S3_WHOLE_LEN_MAX) {
+		start_upload((struct us_s3_store *)base, put);
+		return;
+	}
 	pthread_mutex_lock(&pool->lock);
 	*pool->puts_tail = put;
 	pool->puts_tail = &put->next;
@@ -130,6 +173,20 @@ uint32_t us_s3_pool_limit(struct us_store *base)
 {
 	struct us_s3_pool *pool = ((struct us_s3_store *)base)->pool;
 	return atomic_load_explicit(&pool->limit, memory_order_relaxed);
+}
+
+int us_s3_pool_has_upload(struct us_s3_store *store, const char *key, const char *upload_id)
+{
+	struct us_s3_pool *pool = store->pool;
+	int has = 0;
+	pthread_mutex_lock(&pool->lock);
+	for (struct us_s3_upload *u = pool->uploads; u && !has; u = u->next) {
+		/* One that does not know its id yet may be any of its key. */
+		has = strcmp(u->key, key) == 0 &&
+		      (!atomic_load(&u->has_id) || strcmp(u->id, upload_id) == 0);
+	}
+	pthread_mutex_unlock(&pool->lock);
+	return has;
 }
 
 void us_s3_pool_wake(struct us_s3_store *store)
@@ -205,16 +262,45 @@ static void slot_begin(struct us_s3_pool *pool, struct us_s3_slot *slot,
 	pool->busy[pool->busy_count++] = slot;
 }
 
-/* Takes SLOT off curl and ends its job. RC and slot->err are final. */
-static void slot_end(struct us_s3_pool *pool, struct us_s3_slot *slot, int32_t rc)
+/* Takes SLOT off curl. */
+static void slot_release(struct us_s3_pool *pool, struct us_s3_slot *slot, uint64_t payload_len)
 {
-	us_s3_count(slot->counts, &slot->transfer, rc ? 0 : slot->payload_len);
+	us_s3_count(slot->counts, &slot->transfer, payload_len);
 	(void)curl_multi_remove_handle(pool->multi, slot->transfer.easy); /* it is in there */
 	struct us_s3_slot *last = pool->busy[--pool->busy_count];
 	pool->busy[slot->busy_index] = last;
 	last->busy_index = slot->busy_index;
 	pool->idle[pool->idle_count++] = slot;
+}
+
+/* Takes SLOT off curl and ends its job. RC and slot->err are final. May end others. */
+static void slot_end(struct us_s3_pool *pool, struct us_s3_slot *slot, int32_t rc)
+{
+	slot_release(pool, slot, rc ? 0 : slot->payload_len);
 	end_job(pool, &slot->job, rc, &slot->err);
+}
+
+void us_s3_pool_drop(struct us_s3_store *store, const void *item)
+{
+	struct us_s3_pool *pool = store->pool;
+	for (uint32_t i = pool->busy_count; i-- > 0;) { /* releasing one moves the last here */
+		if (pool->busy[i]->job.item == item) {
+			slot_release(pool, pool->busy[i], 0);
+		}
+	}
+}
+
+void us_s3_pool_upload_over(struct us_s3_store *store, struct us_s3_upload *upload)
+{
+	struct us_s3_pool *pool = store->pool;
+	pthread_mutex_lock(&pool->lock);
+	struct us_s3_upload **at = &pool->uploads;
+	while (*at != upload) {
+		at = &(*at)->next;
+	}
+	*at = upload->next;
+	pthread_mutex_unlock(&pool->lock);
+	us_s3_upload_free(upload);
 }
 
 /* ---- the concurrency limit */
@@ -291,6 +377,9 @@ static int64_t stall_look_interval_ns(const struct us_s3_pool *pool)
 static void end_stalled(struct us_s3_pool *pool, int64_t now_ns)
 {
 	for (uint32_t i = pool->busy_count; i-- > 0;) { /* ending one moves the last here */
+		if (i >= pool->busy_count) {            /* it has ended others, too */
+			continue;
+		}
 		struct us_s3_slot *slot = pool->busy[i];
 		if (us_s3_transfer_is_stalled(&slot->transfer, now_ns)) {
 			slot_end(pool, slot,
@@ -323,37 +412,89 @@ static int take_get(struct us_s3_pool *pool, struct us_s3_job *ret_job)
 	return 1;
 }
 
-/* Takes the next job from the queue whose turn it is, or else from another. */
-static int take_waiting(struct us_s3_pool *pool, struct us_s3_job *ret_job)
+/* Asks the uploads for a step; the one that has one goes to the end of the list. */
+static int take_step(struct us_s3_pool *pool, struct us_s3_job *ret_job)
 {
+	int64_t now_ns = pool->uploads ? us_clock_mono_ns() : 0;
+	for (struct us_s3_upload **at = &pool->uploads; *at; at = &(*at)->next) {
+		struct us_s3_upload *upload = *at;
+		if (us_s3_upload_is_ready(upload, now_ns)) {
+			*ret_job = us_s3_upload_next(upload);
+			*at = upload->next;
+			append_upload(pool, upload);
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/* Takes the next job from the list whose turn it is, or else from another; of the COUNT
+ * lists from FIRST. */
+static int take_waiting(struct us_s3_pool *pool, uint32_t first, uint32_t count,
+			struct us_s3_job *ret_job)
+{
+	static int (*const take[])(struct us_s3_pool *, struct us_s3_job *) = {
+		[LIST_PUTS] = take_put, [LIST_GETS] = take_get, [LIST_STEPS] = take_step
+	};
+	int taken = 0;
 	pthread_mutex_lock(&pool->lock);
-	int gets_first = pool->turn++ % 2 == 1;
-	int taken = gets_first ? take_get(pool, ret_job) || take_put(pool, ret_job)
-			       : take_put(pool, ret_job) || take_get(pool, ret_job);
+	for (uint32_t i = 0; i < count && !taken; i++) {
+		taken = take[first + pool->turn++ % count](pool, ret_job);
+	}
 	pthread_mutex_unlock(&pool->lock);
 	return taken;
 }
 
+/* The first upload that is not being aborted, or (ANY) at all. */
+static struct us_s3_upload *find_upload(struct us_s3_pool *pool, int any)
+{
+	pthread_mutex_lock(&pool->lock);
+	struct us_s3_upload *upload = pool->uploads;
+	while (upload && !any && upload->state == US_S3_UPLOAD_ABORT) {
+		upload = upload->next;
+	}
+	pthread_mutex_unlock(&pool->lock);
+	return upload;
+}
+
+/* Ends everything but aborts, and those too when their time is over. */
 static void cancel_all(struct us_s3_pool *pool)
 {
 	struct us_error err = US_ERROR_INIT;
-	struct us_s3_job job;
+	struct us_s3_upload *upload;
 	(void)us_fail(&err, US_E_CANCELED, "canceled");
-	while (pool->busy_count > 0) {
-		struct us_s3_slot *slot = pool->busy[pool->busy_count - 1];
-		slot->err = err;
-		slot_end(pool, slot, US_E_CANCELED);
+	int64_t now_ns = us_clock_mono_ns();
+	if (pool->abort_end_ns == 0) {
+		pool->abort_end_ns = now_ns + ABORT_MS_MAX * US_NS_PER_MS;
 	}
-	while (take_waiting(pool, &job)) {
+	while ((upload = find_upload(pool, now_ns >= pool->abort_end_ns)) != NULL) {
+		us_s3_upload_fail(pool->store, upload, US_E_CANCELED, &err);
+	}
+	for (uint32_t i = pool->busy_count; i-- > 0;) { /* ending one moves the last here */
+		struct us_s3_slot *slot = pool->busy[i];
+		if (slot->job.kind == &us_s3_kind_put || slot->job.kind == &us_s3_kind_get) {
+			slot->err = err;
+			slot_end(pool, slot, US_E_CANCELED);
+		}
+	}
+	struct us_s3_job job;
+	while (take_waiting(pool, LIST_PUTS, 2, &job)) {
 		end_job(pool, &job, US_E_CANCELED, &err);
 	}
 }
 
+static int take_now(struct us_s3_pool *pool, struct us_s3_job *ret_job)
+{
+	if (pool->busy_count >= atomic_load_explicit(&pool->limit, memory_order_relaxed)) {
+		return 0;
+	}
+	return pool->abort_end_ns ? take_waiting(pool, LIST_STEPS, 1, ret_job)
+				  : take_waiting(pool, LIST_PUTS, 3, ret_job);
+}
+
 static void begin_waiting(struct us_s3_pool *pool)
 {
-	struct us_s3_job job;
-	while (pool->busy_count < atomic_load_explicit(&pool->limit, memory_order_relaxed) &&
-	       take_waiting(pool, &job)) {
+	for (struct us_s3_job job; take_now(pool, &job);) {
 		struct us_error err = US_ERROR_INIT;
 		struct us_s3_slot *slot = pool->idle_count > 0 ? pool->idle[--pool->idle_count]
 							       : us_s3_slot_new(pool->store, &err);
@@ -387,6 +528,7 @@ static int wait_ms(struct us_s3_pool *pool)
 	if (pool->busy_count > 0 && pool->stall_look_ns < until_ns) {
 		until_ns = pool->stall_look_ns;
 	}
+	until_ns = pool->resume_ns < until_ns ? pool->resume_ns : until_ns;
 	if (until_ns == INT64_MAX) {
 		return -1;
 	}
@@ -395,13 +537,29 @@ static int wait_ms(struct us_s3_pool *pool)
 	return ms > INT_MAX ? INT_MAX : (int)ms;
 }
 
+/* Whether an upload has something to send; sets when to look again. Wants the lock. */
+static int look_at_uploads(struct us_s3_pool *pool)
+{
+	int is_ready = 0;
+	int64_t now_ns = pool->uploads ? us_clock_mono_ns() : 0;
+	pool->resume_ns = pool->uploads && pool->abort_end_ns ? pool->abort_end_ns : INT64_MAX;
+	for (const struct us_s3_upload *u = pool->uploads; u; u = u->next) {
+		is_ready |= us_s3_upload_is_ready(u, now_ns);
+		if (u->resume_ns > now_ns && u->resume_ns < pool->resume_ns) {
+			pool->resume_ns = u->resume_ns;
+		}
+	}
+	return is_ready;
+}
+
 /* Whether the thread may sleep: there is nothing it could start. From here on
  * put_start and get_start wake it. */
 static int may_sleep(struct us_s3_pool *pool)
 {
 	uint32_t limit = atomic_load_explicit(&pool->limit, memory_order_relaxed);
 	pthread_mutex_lock(&pool->lock);
-	int may = (!pool->puts && !pool->gets) || pool->busy_count >= limit;
+	int has_work = look_at_uploads(pool) || pool->puts || pool->gets;
+	int may = !has_work || pool->busy_count >= limit;
 	pool->asleep = may;
 	pthread_mutex_unlock(&pool->lock);
 	return may;
@@ -443,12 +601,15 @@ static int is_stopping(struct us_s3_pool *pool)
 static void *pool_main(void *arg)
 {
 	struct us_s3_pool *pool = arg;
-	while (!is_stopping(pool)) {
-		if (atomic_load(&pool->store->canceled)) {
+	for (;;) {
+		int stopping = is_stopping(pool);
+		if (stopping || atomic_load(&pool->store->canceled)) {
 			cancel_all(pool);
-		} else {
-			begin_waiting(pool);
 		}
+		if (stopping && !find_upload(pool, 1)) { /* nothing may stay in curl */
+			break;
+		}
+		begin_waiting(pool);
 		publish(pool);
 		wait_events(pool);
 		collect(pool);
@@ -459,7 +620,6 @@ static void *pool_main(void *arg)
 		}
 		publish(pool);
 	}
-	cancel_all(pool); /* close without having waited: nothing may stay in curl */
 	publish(pool);
 	return NULL;
 }

@@ -319,6 +319,9 @@ static int32_t abort_found(struct sweep *sweep, uint64_t *ret_count, struct us_e
 		const char *key = at;
 		const char *upload_id = key + strlen(key) + 1;
 		at = upload_id + strlen(upload_id) + 1;
+		if (us_s3_pool_has_upload(sweep->call->store, key, upload_id)) {
+			continue;
+		}
 		int32_t rc = abort_one(sweep->call, key, upload_id, &own);
 		*ret_count += rc > 0;
 		if (rc < 0 && first_rc == 0) {

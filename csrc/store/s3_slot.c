@@ -133,6 +133,9 @@ int32_t us_s3_slot_begin(struct us_s3_slot *slot, const struct us_s3_job *job)
 	slot->body_done = slot->received = slot->payload_len = 0;
 	int32_t rc = job->kind->build(slot->store, slot);
 	rc = rc ? rc : us_s3_transfer_begin(&slot->transfer, &slot->err);
+	if (!rc && job->kind->patience > 0) {
+		slot->transfer.stall_ms *= job->kind->patience;
+	}
 	return !rc && set_options(slot) ? us_fail_nomem(&slot->err) : rc;
 }
 

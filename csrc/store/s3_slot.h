@@ -13,8 +13,8 @@ struct us_s3_slot;
 
 struct us_s3_job {
 	const struct us_s3_kind *kind;
-	void *item;    /* a us_put, a us_get, an upload in parts */
-	uint32_t part; /* of such an upload */
+	void *item;    /* a us_put, a us_get, a us_s3_upload */
+	uint32_t part; /* of such an upload, from 0 */
 };
 
 struct us_s3_kind {
@@ -30,7 +30,8 @@ struct us_s3_kind {
 	void (*end)(struct us_s3_store *store, const struct us_s3_job *job, int32_t rc,
 		    const struct us_error *err);
 	long receive_buffer_len;
-	int has_body; /* of the request, possibly an empty one */
+	int has_body;      /* of the request, possibly an empty one */
+	uint32_t patience; /* how many stall times it gets; 0: one */
 };
 
 extern const struct us_s3_kind us_s3_kind_put; /* s3_put.c */

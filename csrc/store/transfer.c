@@ -83,6 +83,7 @@ int32_t us_s3_transfer_begin(struct us_s3_transfer *transfer, struct us_error *e
 	us_s3_reply_clear(&transfer->reply);
 	transfer->curl_text[0] = '\0';
 	transfer->resent = 0;
+	transfer->stall_ms = transfer->timing->stall_ms;
 	transfer->progress = 0;
 	transfer->start_ns = transfer->progress_ns = us_clock_mono_ns();
 	curl_easy_reset(easy);
@@ -128,7 +129,7 @@ int us_s3_transfer_is_stalled(struct us_s3_transfer *transfer, int64_t now_ns)
 		transfer->progress_ns = now_ns;
 		return 0;
 	}
-	return now_ns - transfer->progress_ns > transfer->timing->stall_ms * US_NS_PER_MS;
+	return now_ns - transfer->progress_ns > transfer->stall_ms * US_NS_PER_MS;
 }
 
 int us_s3_transfer_resend(struct us_s3_transfer *transfer, CURLcode result)
@@ -204,5 +205,5 @@ int32_t us_s3_transfer_fail_stalled(struct us_s3_transfer *transfer, struct us_e
 	char what[800];
 	us_s3_reply_what(transfer->endpoint, &transfer->request, what, sizeof(what));
 	return us_fail(err, US_E_TIMEOUT, "%s: %s: nothing moved for %lld ms", what,
-		       transfer->endpoint->host, (long long)transfer->timing->stall_ms);
+		       transfer->endpoint->host, (long long)transfer->stall_ms);
 }

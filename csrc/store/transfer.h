@@ -31,6 +31,7 @@ struct us_s3_transfer {
 	char curl_text[CURL_ERROR_SIZE];
 	int64_t start_ns;
 	int resent;
+	int64_t stall_ms; /* the timing's, unless it is set after begin */
 	uint64_t progress;
 	int64_t progress_ns; /* when it last changed */
 };

@@ -27,6 +27,7 @@
 #include <sqlite3.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../base/alloc.h"
@@ -51,6 +52,7 @@ struct us_fetch {
 	struct us_decoder *decoder;
 	const char *shown;
 	int fd;
+	off_t off; /* of what comes next */
 	size_t header_len;
 	uint8_t header[HEADER_LEN];
 };
@@ -61,7 +63,7 @@ static int32_t write_all(struct us_fetch *f, const uint8_t *data, size_t data_le
 			 struct us_error *err)
 {
 	while (data_len > 0) {
-		ssize_t n = write(f->fd, data, data_len);
+		ssize_t n = pwrite(f->fd, data, data_len, f->off);
 		if (n < 0 && errno != EINTR) {
 			return us_fail_errno(err, errno,
 					     "cannot write the restored file beside \"%s\"",
@@ -70,6 +72,7 @@ static int32_t write_all(struct us_fetch *f, const uint8_t *data, size_t data_le
 		if (n > 0) {
 			data += n;
 			data_len -= (size_t)n;
+			f->off += n;
 		}
 	}
 	return 0;
@@ -152,13 +155,15 @@ int32_t us_fetch_begin(struct us_fetch *f, uint64_t object_len, int fd, const ch
 	if (object_len < (UINT64_MAX - IMAGE_LEN_SPARE) / LZ4_RATIO_MAX) {
 		image_len_max = object_len * LZ4_RATIO_MAX + IMAGE_LEN_SPARE;
 	}
-	if (ftruncate(fd, 0) || lseek(fd, 0, SEEK_SET) < 0) {
+	struct stat st;
+	if (fstat(fd, &st) || (st.st_size > 0 && ftruncate(fd, 0))) {
 		return us_fail_errno(err, errno, "cannot write the restored file beside \"%s\"",
 				     shown);
 	}
 	f->cancel = cancel;
 	f->shown = shown;
 	f->fd = fd;
+	f->off = 0;
 	f->header_len = 0;
 	us_decoder_reset(f->decoder, f, image_len_max);
 	return 0;

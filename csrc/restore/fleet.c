@@ -111,6 +111,12 @@ static void free_all(struct us_fleet_items *list)
 	}
 }
 
+static int is_over(const struct us_fleet *f)
+{
+	return f->lister_done && !f->listed.first && !f->ready.first && !f->retries.first &&
+	       f->flight_count == 0;
+}
+
 /* ITEM is not worked on any more. Wants the mutex. */
 static void uncount(struct us_fleet *f, struct us_fleet_item *item)
 {
@@ -118,7 +124,9 @@ static void uncount(struct us_fleet *f, struct us_fleet_item *item)
 		f->flight_count--;
 		f->staged_len -= item->staged_len;
 		item->is_counted = 0;
-		(void)pthread_cond_broadcast(&f->work); /* another may start, or all is over */
+	}
+	if (is_over(f)) { /* else the worker that is done goes on itself */
+		(void)pthread_cond_broadcast(&f->work);
 	}
 }
 
@@ -347,12 +355,6 @@ static struct us_fleet_item *take_listed(struct us_fleet *f)
 	return item;
 }
 
-static int is_over(const struct us_fleet *f)
-{
-	return f->lister_done && !f->listed.first && !f->ready.first && !f->retries.first &&
-	       f->flight_count == 0;
-}
-
 /* The batch, if it is to be committed now. Wants the mutex. */
 static struct us_fleet_batch *take_batch(struct us_fleet *f)
 {
@@ -428,14 +430,14 @@ static void pump(struct us_fleet *f)
 		struct us_get *get = us_get_queue_wait(&f->gets, PUMP_MS);
 		int64_t now_ns = us_clock_mono_ns();
 		(void)pthread_mutex_lock(&f->mutex);
-		int changed = get != NULL;
 		while (get) {
 			struct us_get *next = get->next;
 			push(&f->ready, get->owner);
 			f->gets_out--;
+			(void)pthread_cond_signal(&f->work);
 			get = next;
 		}
-		changed |= retries_due(f, now_ns);
+		int changed = retries_due(f, now_ns);
 		if (f->batch->count > 0 && now_ns - f->batch->first_ns > BATCH_AGE_NS) {
 			f->flush = changed = 1;
 		}

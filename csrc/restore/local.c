@@ -199,7 +199,7 @@ const char *us_local_key(const struct us_local *local, size_t index)
 int us_local_has(const struct us_local *local, const char *key)
 {
 	return us_local_count(local) > 0 && bsearch(&key, local->keys.items, local->keys.count,
-						sizeof(*local->keys.items), by_key) != NULL;
+						    sizeof(*local->keys.items), by_key) != NULL;
 }
 
 size_t us_local_bad_count(const struct us_local *local)

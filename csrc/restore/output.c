@@ -663,14 +663,14 @@ static int create_temp(const struct us_output *o, const _Atomic uint32_t *cancel
 	if (*ret_rc) {
 		return -1;
 	}
-	*ret_rc = remove_leftover(o, err);
-	if (!*ret_rc) {
-		fd = openat(o->dir_fd, o->temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-			    0600);
-		if (fd < 0 && errno != ENOENT) {
-			*ret_rc = us_fail_errno(err, errno, "cannot create a file beside \"%s\"",
-						o->shown);
-		}
+	const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+	fd = openat(o->dir_fd, o->temp, flags, 0600);
+	if (fd < 0 && errno == EEXIST) {
+		*ret_rc = remove_leftover(o, err);
+		fd = *ret_rc ? -1 : openat(o->dir_fd, o->temp, flags, 0600);
+	}
+	if (fd < 0 && !*ret_rc && errno != ENOENT) {
+		*ret_rc = us_fail_errno(err, errno, "cannot create a file beside \"%s\"", o->shown);
 	}
 	if (fd >= 0) {
 		*ret_rc = take_lock(fd, 0, 1, err);
@@ -690,7 +690,11 @@ int32_t us_output_temp(struct us_output *o, const _Atomic uint32_t *cancel, stru
 {
 	/* A parallel restore that fails may remove the directory it made. */
 	for (int i = 0; i < TEMP_TRIES_MAX; i++) {
-		int32_t rc = o->dir_fd < 0 ? make_dir(o, err) : 0;
+		/* Another restore may have made it by now. */
+		int32_t rc = o->dir_fd < 0 ? open_dir(o, err) : 0;
+		if (!rc && o->dir_fd < 0) {
+			rc = make_dir(o, err);
+		}
 		if (rc) {
 			return rc;
 		}

@@ -395,6 +395,9 @@ static int32_t place_entered(const struct us_output *o, int force, int defer_syn
 		rc = us_fail(err, US_E_BUSY, "the temporary file beside \"%s\" was removed",
 			     o->shown);
 	}
+	if (!rc && !present && !force) {
+		return place_free(o, force, defer_sync, err); /* no file: nobody has a lock */
+	}
 	if (!rc) {
 		rc = us_output_lock(o, &locks, err);
 	}

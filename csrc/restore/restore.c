@@ -83,7 +83,7 @@ int32_t us_restore_check_output(const struct us_output *o, uint32_t flags,
 		return rc < 0 ? rc : 0;
 	}
 	rc = us_output_check(o, force, &present, err);
-	return rc ? rc : us_output_probe(o, err);
+	return rc || (!present && !force) ? rc : us_output_probe(o, err);
 }
 
 static int is_in_time(const struct restore *r)

@@ -16,6 +16,8 @@
 
 #define ROWS_MAX 1024
 #define CANCEL_LOOK_NS (100 * US_NS_PER_MS)
+/* How long the first row of a batch waits for others: a batch costs its taker a call. */
+#define LINGER_NS (50 * US_NS_PER_MS)
 
 struct row {
 	struct row *next;
@@ -69,7 +71,9 @@ int32_t us_task_give(struct us_task *task, const struct us_task_row *from)
 		*task->last = row;
 		task->last = &row->next;
 		task->row_count++;
-		(void)pthread_cond_signal(&task->filled);
+		if (task->row_count == 1 || task->row_count == task->wanted) {
+			(void)pthread_cond_signal(&task->filled);
+		}
 	}
 	(void)pthread_mutex_unlock(&task->mutex);
 	if (!taken) {
@@ -131,7 +135,8 @@ static void *task_main(void *arg)
 	int32_t rc = run(task, &err);
 	if (rc == US_E_NOMEM) {
 		(void)us_fail_nomem(&err);
-	} else if (rc && (task->cancel || rc == US_E_CANCELED)) {
+	} else if (task->cancel || *task->view.cancel || rc == US_E_CANCELED) {
+		/* Also where it had come to its end by itself: what was cut off is not known. */
 		rc = us_fail(&err, US_E_CANCELED, "canceled");
 	}
 	(void)pthread_mutex_lock(&task->mutex);
@@ -314,15 +319,26 @@ static struct row *take_rows(struct us_task *task, size_t capacity)
 	return rows;
 }
 
+/* Until there are COUNT rows, the task is over or canceled, or END_NS. Wants the mutex. */
+static void wait_rows(struct us_task *task, size_t count, int64_t end_ns)
+{
+	for (int64_t left_ns; task->row_count < count && !task->over && !*task->view.cancel &&
+			      (left_ns = end_ns - us_clock_mono_ns()) > 0;) {
+		(void)us_cond_wait_ns(&task->filled, &task->mutex,
+				      left_ns < CANCEL_LOOK_NS ? left_ns : CANCEL_LOOK_NS);
+	}
+}
+
 int32_t us_task_take(struct us_task *task, int32_t timeout_ms, struct us_row *ret_rows,
 		     size_t capacity, struct us_progress *ret_progress, struct us_error *err)
 {
 	int64_t end_ns = us_clock_mono_ns() + timeout_ms * US_NS_PER_MS;
 	(void)pthread_mutex_lock(&task->mutex);
-	for (int64_t left_ns; !task->first && !task->over && !*task->view.cancel &&
-			      (left_ns = end_ns - us_clock_mono_ns()) > 0;) {
-		(void)us_cond_wait_ns(&task->filled, &task->mutex,
-				      left_ns < CANCEL_LOOK_NS ? left_ns : CANCEL_LOOK_NS);
+	task->wanted = capacity;
+	wait_rows(task, 1, end_ns);
+	int64_t linger_ns = us_clock_mono_ns() + LINGER_NS;
+	if (task->first) {
+		wait_rows(task, capacity, linger_ns < end_ns ? linger_ns : end_ns);
 	}
 	if (*task->view.cancel) {
 		task->cancel = 1;

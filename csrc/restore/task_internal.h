@@ -25,6 +25,7 @@ struct us_task {
 	pthread_cond_t room;   /* for those who give rows */
 	struct row *first, **last;
 	size_t row_count;
+	size_t wanted; /* rows that the taker has room for */
 	int over;
 	int32_t rc; /* of the task as a whole, once over */
 	struct us_error err;

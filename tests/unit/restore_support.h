@@ -126,13 +126,13 @@ int unlinkat(int fd, const char *name, int flags)
 	return call_fails("unlink", name, "") ? -1 : (int)syscall(SYS_unlinkat, fd, name, flags);
 }
 
-ssize_t write(int fd, const void *data, size_t len)
+ssize_t pwrite(int fd, const void *data, size_t len, off_t off)
 {
 	if (write_errno) {
 		errno = write_errno;
 		return -1;
 	}
-	return syscall(SYS_write, fd, data, len);
+	return syscall(SYS_pwrite64, fd, data, len, off);
 }
 
 /* ------------------------------------------------------- a store in memory */

@@ -293,6 +293,14 @@ static int32_t place_free(const struct us_output *o, int force, int defer_sync,
 	return rc;
 }
 
+int us_place_is_free(const struct us_output *o)
+{
+	struct stat st;
+	return us_output_stat(o, o->name, &st, NULL) == 0 &&
+	       us_output_stat(o, o->before_db, &st, NULL) == 0 &&
+	       us_output_stat(o, o->before_new, &st, NULL) == 0;
+}
+
 /* Unlinks side file I if it is the one set aside: the name may be that of a database
  * created just now, so it is looked at under another name first. */
 static int32_t take_side(const struct us_output *o, int i, struct us_error *err)

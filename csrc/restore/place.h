@@ -13,6 +13,10 @@
 int32_t us_place_recover(const struct us_output *o, int force, const _Atomic uint32_t *cancel,
 			 struct us_error *err);
 
+/* Whether the output's name is free, and nothing waits to be brought back under it: then
+ * us_place may be the first to look closer. */
+int us_place_is_free(const struct us_output *o);
+
 /*
  * Puts the temporary file, complete and durable, under the output's name; what
  * is there (FORCE, or an empty file) goes. Durable when it returns 0; with DEFER_SYNC it

@@ -71,7 +71,7 @@ int32_t us_restore_check_output(const struct us_output *o, uint32_t flags,
 	int force = (flags & US_RESTORE_FORCE) != 0, dry = (flags & US_RESTORE_DRY_RUN) != 0;
 	int present;
 	*ret_skip = 0;
-	if (o->dir_fd < 0) {
+	if (o->dir_fd < 0 || (!force && us_place_is_free(o))) {
 		return 0;
 	}
 	int32_t rc = dry ? 0 : us_place_recover(o, force, cancel, err);

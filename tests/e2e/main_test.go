@@ -4,8 +4,14 @@
 //
 // Files: main_test (entry, binaries), litestream_test (configuration, processes,
 // /stats), s3server_test (versitygw, its access log, proxies), writer_test (SQLite
-// in other processes), fleet_test (making and comparing databases), and one pNN
-// file per numbered point of the first issue.
+// in other processes), fleet_test (making and comparing databases), tasks_test (the
+// multi-db commands, forged objects, fleets that are lost and restored), fakes3_test
+// (an S3 server that lies), and one pNN file per numbered point of an issue: p01 to
+// p14 of the one on backups, p21 to p29 of the one on fleet restore and retention.
+//
+// Sizes can be raised from the environment: FLEET_COUNT (2000), KILLS (40), LARGE_MB
+// (200), ENDLESS_PAGES (300); BYTE_STEP (8) lowered to 1 tries every byte with
+// `litestream restore`, too.
 package e2e
 
 import (

@@ -220,7 +220,7 @@ func TestRestoreFleet(t *testing.T) {
 
 func TestRestoreFleet_DryRun(t *testing.T) {
 	unread := okRow("a")
-	unread.snapshotTime, unread.databaseSize, unread.mode = time.Time{}, 0, 0
+	unread.snapshotTime, unread.databaseSize, unread.mode, unread.objects = time.Time{}, 0, 0, 1
 	f := &fakeFleet{task: fakeTask{rows: []row{unread, failedRow("b", "it exists")}, p: progress{calls: apiCalls{list: 3}}}}
 	out, errOut, err := runOn(t, s3FakeConfig(), f, "restore", "-dry-run")
 	wantError(t, err, "1 of 2 databases could not be restored")

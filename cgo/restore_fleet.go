@@ -167,11 +167,12 @@ func (c *fleetRestore) run(ctx context.Context, req *request) error {
 	start := time.Now()
 	out, m := newRowWriter(req.out, req.asJSON), newMeter(req.errOut, databasesText("restored"))
 	var s restoreSummary
-	var wouldRestore uint64
+	var wouldRestore, wouldGet uint64
 	p, err := runTask(ctx, f, c.opt, out, m, func(r *row) {
 		s.add(r)
 		if r.status == rowOK && c.opt.dryRun {
 			wouldRestore++
+			wouldGet += r.objects
 		}
 		c.printRow(out, m, r)
 	})
@@ -181,7 +182,7 @@ func (c *fleetRestore) run(ctx context.Context, req *request) error {
 	calls := p.calls
 	if c.opt.dryRun {
 		s.Restored = 0
-		calls.get += wouldRestore
+		calls.get += wouldGet
 	}
 	s.Seconds, s.Get, s.List, s.CostUSD = elapsedSeconds(start), calls.get, calls.list, requestCost(req.cfg, calls)
 	c.printSummary(out, req.cfg, s, calls, wouldRestore)

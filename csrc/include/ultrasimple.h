@@ -441,7 +441,8 @@ struct us_row {
 	char output[US_PATH_TEXT_LEN]; /* RESTORE: where it goes, else "" */
 	char key[1025]; /* of the (newest) object; LIST and PURGE: the key prefix; "" if there is none */
 	char message[US_ERROR_MESSAGE_LEN]; /* also of US_ROW_OK with US_TASK_FALLBACK: what was bad */
-	uint64_t object_count; /* LIST, PURGE: objects of this database */
+	uint64_t object_count; /* LIST, PURGE: objects of this database; RESTORE with
+				* US_RESTORE_DRY_RUN: the GET requests it would take */
 	uint64_t objects_len;  /* LIST, PURGE: their bytes */
 	uint64_t object_len;   /* of the (newest) object */
 	int64_t time_ns;       /* in the name of the (newest) object; 0: none */

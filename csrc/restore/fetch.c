@@ -40,7 +40,7 @@
 #define IMAGE_LEN_SPARE 65536
 #define HEADER_LEN 100
 #define PARTS_MAX 4
-#define PART_LEN_LEAST (UINT64_C(256) << 10)
+#define PART_LEN_LEAST (UINT64_C(512) << 10)
 #define PART_LEN_MOST (UINT64_C(8) << 20)
 #define PART_WAIT_MS 1000
 #define PART_TRIES_MAX 5
@@ -192,6 +192,11 @@ uint64_t us_fetch_part_len(uint64_t memory_len)
 static int32_t take_object(void *arg, const uint8_t *data, size_t data_len, struct us_error *err)
 {
 	return us_fetch_feed(arg, data, data_len, err);
+}
+
+uint64_t us_fetch_request_count(uint64_t object_len, uint64_t part_len)
+{
+	return object_len < US_FETCH_PARTS_LEN_MIN ? 1 : (object_len + part_len - 1) / part_len;
 }
 
 struct part {

@@ -37,6 +37,9 @@ int32_t us_fetch_object(struct us_fetch *fetch, const struct us_origin *origin,
 /* For us_origin: parts with which a download takes about MEMORY_LEN bytes. */
 uint64_t us_fetch_part_len(uint64_t memory_len);
 
+/* Requests that an object of OBJECT_LEN bytes takes. */
+uint64_t us_fetch_request_count(uint64_t object_len, uint64_t part_len);
+
 /* Objects of at least this length come in parts. */
 #define US_FETCH_PARTS_LEN_MIN (UINT64_C(16) << 20)
 

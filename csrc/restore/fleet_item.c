@@ -57,6 +57,10 @@ static void end_item(struct us_fleet *f, struct us_fleet_item *item, uint32_t st
 					   .message = why,
 					   .object_len = item->backup.object_len,
 					   .time_s = item->backup.time_s };
+		if (f->options->flags & US_RESTORE_DRY_RUN && status == US_ROW_OK) {
+			uint64_t part_len = us_fetch_part_len(f->env.memory_len);
+			row.object_count = us_fetch_request_count(row.object_len, part_len);
+		}
 		if (flight) {
 			row.output = flight->output_path;
 			row.snapshot_ns = flight->snapshot_ns;

@@ -50,6 +50,7 @@
 #define ENTER_PAUSE_FIRST_NS (US_NS_PER_MS / 50)
 #define ENTER_PAUSE_MOST_NS (5 * US_NS_PER_MS)
 #define TEMP_TRIES_MAX 10
+#define TEMP_OPEN_FLAGS (O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC)
 
 static const char *const side_suffix[US_SIDE_COUNT] = { "-wal", "-shm", "-journal" };
 static const char *const before_suffix[US_SIDE_COUNT] = { "wal", "shm", "jrn" };
@@ -663,11 +664,10 @@ static int create_temp(const struct us_output *o, const _Atomic uint32_t *cancel
 	if (*ret_rc) {
 		return -1;
 	}
-	const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-	fd = openat(o->dir_fd, o->temp, flags, 0600);
+	fd = openat(o->dir_fd, o->temp, TEMP_OPEN_FLAGS, 0600);
 	if (fd < 0 && errno == EEXIST) {
 		*ret_rc = remove_leftover(o, err);
-		fd = *ret_rc ? -1 : openat(o->dir_fd, o->temp, flags, 0600);
+		fd = *ret_rc ? -1 : openat(o->dir_fd, o->temp, TEMP_OPEN_FLAGS, 0600);
 	}
 	if (fd < 0 && !*ret_rc && errno != ENOENT) {
 		*ret_rc = us_fail_errno(err, errno, "cannot create a file beside \"%s\"", o->shown);

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154 # shares variables with run.sh
 # The part of run.sh that measures a fleet restore: BENCH_RESTORE_COUNT databases of
 # 20 KB in a versitygw on this machine, by
 #

@@ -64,9 +64,9 @@ struct us_put *us_s3_put_wait(struct us_store *store, int32_t timeout_ms);
 void us_s3_get_start(struct us_store *store, struct us_get *get);
 /* Hands PUT, whose rc and err are set, to put_wait. On the pool's thread. */
 void us_s3_pool_put_ended(struct us_s3_store *store, struct us_put *put);
-/* Takes ITEM's requests off curl without ending its jobs; frees what is over. On the
- * pool's thread. */
-void us_s3_pool_drop(struct us_s3_store *store, const void *item);
+/* Takes ITEM's requests off curl without ending its jobs; those that were sent whole only
+ * if ALL. Returns how many. On the pool's thread, as is the next, which frees UPLOAD. */
+uint32_t us_s3_pool_drop(struct us_s3_store *store, const void *item, int all);
 void us_s3_pool_upload_over(struct us_s3_store *store, struct us_s3_upload *upload);
 /* Whether the upload UPLOAD_ID of KEY is this store's and under way. Any thread. */
 int us_s3_pool_has_upload(struct us_s3_store *store, const char *key, const char *upload_id);

@@ -14,8 +14,12 @@
  * Each is a job of the pool like any other: same limit, back-off and stall clock. A step
  * that fails in a way that may pass (5xx, 429, the network) is sent again, TRIES_MAX times
  * in all, after a pause in which the upload sends nothing; then the whole put fails with
- * that error. It is handed back at once, before the upload is aborted: whose abort fails,
- * or is cut off by the end of the process, is left to abort_uploads.
+ * that error. It is handed back before the upload is aborted: whose abort fails, or is cut
+ * off by the end of the process, is left to abort_uploads.
+ *
+ * A part that lands behind the abort would stay for good, in some servers where no listing
+ * shows it. So after a failure parts that were sent whole are waited for (DRAIN); those
+ * that were not, no server takes. A cancel waits for nothing but ABORT_PAUSE_MS.
  *
  * COMPLETE may take a server minutes, in which not every server sends a byte: it gets
  * COMPLETE_PATIENCE times the stall time. If its answer is lost, the object may be there
@@ -41,6 +45,7 @@
 #define PART_COUNT_MAX 10000 /* S3's limit */
 #define TRIES_MAX 3
 #define PAUSE_MS_FIRST 250 /* and four times that before the next */
+#define ABORT_PAUSE_MS 100
 #define COMPLETE_PATIENCE 10
 #define COPY_LEN ((size_t)256 << 10)
 #define ANSWER_BUFFER_LEN (4L << 10)
@@ -312,7 +317,7 @@ static void enter(struct us_s3_upload *upload, enum us_s3_upload_state state)
 
 int us_s3_upload_is_ready(const struct us_s3_upload *upload, int64_t now_ns)
 {
-	if (now_ns < upload->resume_ns) {
+	if (now_ns < upload->resume_ns || upload->state == US_S3_UPLOAD_DRAIN) {
 		return 0;
 	}
 	return upload->state == US_S3_UPLOAD_PARTS ? upload->scan < upload->part_count &&
@@ -350,17 +355,37 @@ static void hand_back(struct us_s3_store *store, struct us_s3_upload *upload, in
 	}
 }
 
-void us_s3_upload_fail(struct us_s3_store *store, struct us_s3_upload *upload, int32_t rc,
-		       const struct us_error *err)
+/* Hands the put back as failed; nothing reads from it any more. */
+static void give_up(struct us_s3_store *store, struct us_s3_upload *upload,
+		    const struct us_error *err)
 {
-	us_s3_pool_drop(store, upload); /* they read what is handed back */
-	upload->in_flight = 0;
-	hand_back(store, upload, rc, err);
+	hand_back(store, upload, err->code, err);
 	if (atomic_load(&upload->has_id) && upload->state != US_S3_UPLOAD_ABORT) {
 		enter(upload, US_S3_UPLOAD_ABORT);
+		upload->resume_ns = us_clock_mono_ns() + ABORT_PAUSE_MS * US_NS_PER_MS;
 	} else {
 		us_s3_pool_upload_over(store, upload);
 	}
+}
+
+void us_s3_upload_cancel(struct us_s3_store *store, struct us_s3_upload *upload,
+			 const struct us_error *err)
+{
+	(void)us_s3_pool_drop(store, upload, 1); /* all that was under way */
+	upload->in_flight = 0;
+	give_up(store, upload, err);
+}
+
+/* Ends it with ERR as soon as no part is under way that could still land. */
+static void fail(struct us_s3_store *store, struct us_s3_upload *upload, const struct us_error *err)
+{
+	upload->in_flight -= us_s3_pool_drop(store, upload, 0);
+	if (upload->in_flight == 0) {
+		give_up(store, upload, err);
+		return;
+	}
+	upload->err = *err;
+	enter(upload, US_S3_UPLOAD_DRAIN);
 }
 
 /* Whether the step is to be sent again. */
@@ -386,13 +411,18 @@ static void end_step(struct us_s3_store *store, const struct us_s3_job *job, int
 {
 	struct us_s3_upload *upload = job->item;
 	upload->in_flight--;
-	if (rc) {
+	if (rc && upload->state != US_S3_UPLOAD_DRAIN) {
 		if (!try_again(upload, job->part, err)) {
-			us_s3_upload_fail(store, upload, rc, err);
+			fail(store, upload, err);
 		}
 		return;
 	}
 	switch (upload->state) {
+	case US_S3_UPLOAD_DRAIN:
+		if (upload->in_flight == 0) {
+			give_up(store, upload, &upload->err);
+		}
+		break;
 	case US_S3_UPLOAD_CREATE:
 		enter(upload, US_S3_UPLOAD_PARTS);
 		break;

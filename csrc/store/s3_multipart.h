@@ -13,9 +13,9 @@
 enum us_s3_upload_state {
 	US_S3_UPLOAD_CREATE,
 	US_S3_UPLOAD_PARTS,
+	US_S3_UPLOAD_DRAIN, /* has failed, and waits for parts that were sent */
 	US_S3_UPLOAD_COMPLETE,
 	US_S3_UPLOAD_ABORT, /* its put has been handed back */
-	US_S3_UPLOAD_OVER,
 };
 
 struct us_s3_part {
@@ -43,6 +43,7 @@ struct us_s3_upload {
 	uint32_t tries;      /* of a step that is no part */
 	int64_t resume_ns;   /* nothing is sent before */
 	struct us_text body; /* of the step that completes it */
+	struct us_error err; /* why it drains */
 };
 
 /* Hashes the parts of PUT, on its caller's thread. 0, US_E_IO (the spool), US_E_CANCELED,
@@ -56,9 +57,9 @@ int us_s3_upload_is_ready(const struct us_s3_upload *upload, int64_t now_ns);
 /* and what; only if it is. */
 struct us_s3_job us_s3_upload_next(struct us_s3_upload *upload);
 
-/* Hands its put back as failed, and aborts it as far as there is something to abort; one
+/* Hands its put back with ERR, and lets it be aborted if there is something to abort; one
  * that is being aborted ends. */
-void us_s3_upload_fail(struct us_s3_store *store, struct us_s3_upload *upload, int32_t rc,
-		       const struct us_error *err);
+void us_s3_upload_cancel(struct us_s3_store *store, struct us_s3_upload *upload,
+			 const struct us_error *err);
 
 #endif

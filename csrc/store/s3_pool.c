@@ -280,14 +280,18 @@ static void slot_end(struct us_s3_pool *pool, struct us_s3_slot *slot, int32_t r
 	end_job(pool, &slot->job, rc, &slot->err);
 }
 
-void us_s3_pool_drop(struct us_s3_store *store, const void *item)
+uint32_t us_s3_pool_drop(struct us_s3_store *store, const void *item, int all)
 {
 	struct us_s3_pool *pool = store->pool;
+	uint32_t count = 0;
 	for (uint32_t i = pool->busy_count; i-- > 0;) { /* releasing one moves the last here */
-		if (pool->busy[i]->job.item == item) {
-			slot_release(pool, pool->busy[i], 0);
+		struct us_s3_slot *slot = pool->busy[i];
+		if (slot->job.item == item && (all || slot->body_done < slot->body.len)) {
+			slot_release(pool, slot, 0);
+			count++;
 		}
 	}
+	return count;
 }
 
 void us_s3_pool_upload_over(struct us_s3_store *store, struct us_s3_upload *upload)
@@ -468,7 +472,7 @@ static void cancel_all(struct us_s3_pool *pool)
 		pool->abort_end_ns = now_ns + ABORT_MS_MAX * US_NS_PER_MS;
 	}
 	while ((upload = find_upload(pool, now_ns >= pool->abort_end_ns)) != NULL) {
-		us_s3_upload_fail(pool->store, upload, US_E_CANCELED, &err);
+		us_s3_upload_cancel(pool->store, upload, &err);
 	}
 	for (uint32_t i = pool->busy_count; i-- > 0;) { /* ending one moves the last here */
 		struct us_s3_slot *slot = pool->busy[i];

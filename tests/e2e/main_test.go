@@ -9,7 +9,7 @@
 // (an S3 server that lies), and one pNN file per numbered point of an issue: p01 to
 // p14 of the one on backups, p21 to p29 of the one on fleet restore and retention.
 //
-// Sizes can be raised from the environment: FLEET_COUNT (2000), KILLS (40), LARGE_MB
+// Sizes can be raised from the environment: FLEET_COUNT (2000), BUSY_COMMITS (400), KILLS (40), LARGE_MB
 // (200), ENDLESS_PAGES (300); BYTE_STEP (8) lowered to 1 tries every byte with
 // `litestream restore`, too.
 package e2e

@@ -210,7 +210,9 @@ func Test03ReadOnlyMount(t *testing.T) {
 // Writers in rollback mode with busy_timeout=0 never meet us; one without a pause
 // is backed up all the same; and every image on the way is one committed state.
 func Test03NoBusy(t *testing.T) {
-	t.Parallel()
+	// Not in parallel: beside many others a writer without a pause is met three times in a
+	// row more often, and then read under the SHARED lock, as documented.
+	commits := envInt("BUSY_COMMITS", 400)
 	o := newOne(t, "snapshot_window: 0s", "retention: 0s")
 	o.c.interval = "1s"
 	w := newWriter(t)
@@ -229,7 +231,7 @@ func Test03NoBusy(t *testing.T) {
 	}
 	d := replicate(t, o.c)
 	for _, m := range modes {
-		w.do(ask{Op: "loop", ID: o.path("paced-" + m), N: 1000, MinMS: 50, MaxMS: 150})
+		w.do(ask{Op: "loop", ID: o.path("paced-" + m), N: commits, MinMS: 50, MaxMS: 150})
 	}
 	for _, name := range hots {
 		hot.do(ask{Op: "loop", ID: o.path(name), N: 40000})
@@ -271,7 +273,7 @@ func Test03NoBusy(t *testing.T) {
 		done := true
 		for _, m := range modes {
 			look("paced-" + m)
-			done = done && w.do(ask{Op: "progress", ID: o.path("paced-" + m)}).Commits >= 1000
+			done = done && w.do(ask{Op: "progress", ID: o.path("paced-" + m)}).Commits >= int64(commits)
 		}
 		for _, name := range hots {
 			look(name)
@@ -282,7 +284,7 @@ func Test03NoBusy(t *testing.T) {
 	}
 	for _, m := range modes {
 		r := w.do(ask{Op: "wait", ID: o.path("paced-" + m)})
-		if r.Busy != 0 || r.Commits != 1000 || r.Other != "" {
+		if r.Busy != 0 || r.Commits != int64(commits) || r.Other != "" {
 			t.Errorf("journal_mode=%s: %d commits, %d SQLITE_BUSY, %s", m, r.Commits, r.Busy, r.Other)
 		}
 	}

@@ -398,8 +398,8 @@ US_API int32_t us_hosts(struct us *us, char *ret_names, size_t capacity, struct 
  * Work on many databases at once: it runs on threads of its own, and what it finds
  * is pulled as rows. Tasks work on read-only handles too, beside a running
  * `replicate`. The target is listed once, 1,000 objects a request; memory stays
- * within memory_limit however many objects there are, except that LIST and PURGE
- * keep the keys of the databases on disk.
+ * within memory_limit however many objects there are, except that LIST, VERIFY and
+ * PURGE keep the keys of the databases on disk, PURGE also of those it has chosen.
  */
 struct us_task;
 

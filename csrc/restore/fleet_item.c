@@ -460,7 +460,8 @@ void us_fleet_finish(struct us_fleet_worker *w, struct us_fleet_item *item)
 		take_older(item);
 		us_fleet_flight_free(item);
 		us_fleet_retry(f, item, 0);
-	} else if (rc && is_transient(rc, &err) && item->tries < TRIES_MAX) {
+	} else if (rc && is_transient(rc, &err) && item->tries < TRIES_MAX &&
+		   item->backup.object_len < US_FETCH_PARTS_LEN_MIN) { /* parts had their tries */
 		us_fleet_flight_free(item);
 		int64_t wait_ns = RETRY_FIRST_NS << item->tries++;
 		us_fleet_retry(f, item, us_clock_mono_ns() + wait_ns);

@@ -23,6 +23,9 @@ const (
 	// watchInterval is how often events are logged while a cycle runs.
 	watchInterval = time.Second
 
+	// sweepInterval is the core's: a sweep is due so long after the last.
+	sweepInterval = 24 * time.Hour
+
 	// finishInterval is how often Close repeats us_finish: one that comes just
 	// before a cycle starts does not affect that cycle.
 	finishInterval = 100 * time.Millisecond
@@ -179,7 +182,8 @@ func (r *UltraSimpleReplicator) Once(ctx context.Context) error {
 	defer r.active.Done()
 	defer context.AfterFunc(ctx, r.core.cancel)()
 
-	if r.sweep {
+	// One that is only due would be cut off with the process if it takes long.
+	if r.sweep || time.Since(r.snapshot.Load().lastSweep) >= sweepInterval {
 		r.core.sweep()
 	}
 	result, err := r.settle(ctx, r.ctx.Done())
@@ -194,7 +198,7 @@ func (r *UltraSimpleReplicator) Once(ctx context.Context) error {
 // change within the second of the last upload is taken up in another cycle.
 func (r *UltraSimpleReplicator) settle(ctx context.Context, stop <-chan struct{}) (cycleResult, error) {
 	result, err := r.cycle(ctx)
-	if s := r.snapshot.Load(); err != nil || result.interrupted || s.unsynced <= s.databasesFailed {
+	if s := r.snapshot.Load(); err != nil || result.interrupted || s.unsynced <= result.failed {
 		return result, err
 	}
 	nextSecond := time.Now().Truncate(time.Second).Add(time.Second + time.Millisecond)
@@ -213,6 +217,9 @@ func (r *UltraSimpleReplicator) resultError(result cycleResult) error {
 	var faults []string
 	if result.failed > 0 {
 		faults = append(faults, fmt.Sprintf("%d of %d databases could not be backed up", result.failed, result.databases))
+	}
+	if s := r.snapshot.Load(); !result.interrupted && s.unsynced > result.failed {
+		faults = append(faults, fmt.Sprintf("%d of %d databases are not backed up yet", s.unsynced-result.failed, result.databases))
 	}
 	if result.walkFailures > 0 {
 		faults = append(faults, walkFailuresText(result.walkFailures))
@@ -288,7 +295,9 @@ func (r *UltraSimpleReplicator) watch(ctx context.Context) (end func()) {
 // the cycle that has just ended has no result, if it has none.
 func (r *UltraSimpleReplicator) publish(cycleErr error) {
 	stats, err := r.core.stats()
-	if err != nil {
+	if errors.Is(err, errClosed) {
+		return
+	} else if err != nil {
 		r.log.Error("cannot read stats", "error", err)
 		return
 	}
@@ -454,6 +463,9 @@ func (r *UltraSimpleReplicator) close(ctx context.Context, shutdownSyncTimeout t
 	idle := r.finish(workCtx)
 	if idle && looping && !aborted {
 		err = r.lastCycle(workCtx, shutdownSyncTimeout)
+	} else if !idle && looping && !aborted && shutdownSyncTimeout > 0 {
+		r.log.Warn("cycle was cut off, the next start continues it", "shutdown-sync-timeout", shutdownSyncTimeout)
+		err = errors.New("multi_db: the last cycle was cut off")
 	}
 	r.detach()
 	return errors.Join(err, r.closeCore(ctx))

@@ -179,6 +179,7 @@ func (c *fleetRestore) run(ctx context.Context, req *request) error {
 	if err != nil {
 		return stoppedAfter(err, "restored", p)
 	}
+	s.Failed = max(s.Failed, p.failed) // one without a row, for lack of memory, has failed all the same
 	calls := p.calls
 	if c.opt.dryRun {
 		s.Restored = 0

@@ -129,6 +129,7 @@ func (c *fleetVerify) verify(ctx context.Context, req *request, s *verifySummary
 	if err != nil {
 		return stoppedAfter(err, "verified", p)
 	}
+	s.Failed = max(s.Failed, p.failed) // one without a row, for lack of memory, has failed all the same
 	s.Seconds, s.Get, s.List, s.CostUSD = elapsedSeconds(start), p.calls.get, p.calls.list, requestCost(req.cfg, p.calls)
 	s.LocalDatabases = p.local
 	if s.Databases > 0 {

@@ -896,6 +896,7 @@ US_API int32_t us_task_start(struct us *us, const struct us_task_options *option
 		.tmpl = us->tmpl,
 		.table = us->table,
 		.state = us->state,
+		.state_error = &us->state_error,
 		.state_dir = us->state_dir,
 		.identity = us->identity,
 		.any_filesystem = (us->flags & US_OPEN_ANY_FILESYSTEM) != 0,

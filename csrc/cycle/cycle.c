@@ -363,6 +363,10 @@ int32_t us_cycle_run(struct us *us, struct us_error *err)
 	struct us_error target_err = US_ERROR_INIT;
 	us->finishing = 0;
 	us->walk_stop = us->canceled;
+	int32_t gone = us_state_check(us->state, err);
+	if (gone) {
+		return gone;
+	}
 	int prefix_fd = us_walk_open(us->pattern, us->flags & US_OPEN_ANY_FILESYSTEM, err);
 	if (prefix_fd < 0) {
 		return prefix_fd;

@@ -418,10 +418,26 @@ void us_give_up_on_target(struct us *us, const struct us_error *why)
 	}
 }
 
+/* Whether the target's answer is about the credentials or the bucket, so that it would be
+ * the same for every key. */
+static int is_refused_for_all(const struct us_error *err)
+{
+	static const char *const codes[] = { "SignatureDoesNotMatch", "InvalidAccessKeyId",
+					     "ExpiredToken", "RequestTimeTooSkewed",
+					     "NoSuchBucket" };
+	for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++) {
+		if (err->http_status != 0 && strstr(err->message, codes[i])) {
+			return 1;
+		}
+	}
+	return 0;
+}
+
 void us_job_put_done(struct us *us, struct us_job *job)
 {
 	int32_t rc = job->put.rc;
-	int unreachable = rc == US_E_NETWORK || rc == US_E_TIMEOUT;
+	int unreachable = rc == US_E_NETWORK || rc == US_E_TIMEOUT ||
+			  (rc && is_refused_for_all(&job->put.err));
 	(void)pthread_mutex_lock(&us->mutex);
 	us->putting--;
 	us->network_failures = unreachable ? us->network_failures + 1 : 0;

@@ -10,6 +10,7 @@
 #include "batch.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include "place.h"
@@ -26,6 +27,17 @@ static int is_first_of_device(const struct us_batch_item *items, size_t index)
 	return 1;
 }
 
+/* As it was, unless the name is somebody else's by now. */
+static void take_back(const struct us_output *o)
+{
+	struct stat ours, there;
+	if (!fstat(o->temp_fd, &ours) &&
+	    !fstatat(o->dir_fd, o->name, &there, AT_SYMLINK_NOFOLLOW) &&
+	    ours.st_ino == there.st_ino && ours.st_dev == there.st_dev) {
+		(void)unlinkat(o->dir_fd, o->name, 0); /* the failure is told anyway */
+	}
+}
+
 static void fail_device(struct us_batch_item *items, size_t count, uint64_t device, int placed,
 			int sys_errno)
 {
@@ -38,8 +50,7 @@ static void fail_device(struct us_batch_item *items, size_t count, uint64_t devi
 					 "cannot make the restored file of \"%s\" durable",
 					 item->output->shown);
 		if (placed) {
-			/* as it was; the failure is told anyway */
-			(void)unlinkat(item->output->dir_fd, item->output->name, 0);
+			take_back(item->output);
 		}
 	}
 }
@@ -94,5 +105,10 @@ void us_batch_commit(struct us_batch_item *items, size_t count, int force, int m
 	}
 	if (many) {
 		sync_devices(items, count, 1);
+	}
+	for (size_t i = 0; i < count; i++) {
+		if (!items[i].rc) {
+			items[i].output->made_len = 0; /* its directories stay */
+		}
 	}
 }

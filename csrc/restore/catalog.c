@@ -19,6 +19,8 @@
 
 struct level {
 	struct us_catalog_entry entry;
+	struct us_backup kept[2]; /* the newest two that are not empty, older one first */
+	size_t kept_count;
 	size_t key_len;
 	char key[US_KEY_LEN_MAX + 1];
 	char path[US_PATH_LEN_MAX + 1];
@@ -40,8 +42,8 @@ void us_object_key(const char *key_prefix, uint32_t time_s, char *ret)
 {
 	char time[US_TIME_NAME_LEN + 1];
 	us_time_name_format(time_s, time);
-	/* Fits: templates leave room for the name. */
-	(void)snprintf(ret, US_KEY_LEN_MAX + 1, "%s/%s" US_OBJECT_SUFFIX, key_prefix, time);
+	_Static_assert(US_KEY_LEN_MAX - 1 - US_OBJECT_NAME_LEN == 1000, "what a key prefix has");
+	(void)snprintf(ret, US_KEY_LEN_MAX + 1, "%.1000s/%s" US_OBJECT_SUFFIX, key_prefix, time);
 }
 
 int us_object_key_parse(const char *key, size_t key_len, size_t *ret_prefix_len,
@@ -99,6 +101,7 @@ static int32_t open_level(struct catalog *c, const char *key, size_t prefix_len)
 	memcpy(level->key, key, prefix_len);
 	level->key[prefix_len] = '\0';
 	level->key_len = prefix_len;
+	level->kept_count = 0;
 	level->entry = (struct us_catalog_entry){ .key = level->key, .path = level->path };
 	c->depth++;
 	return 1;
@@ -115,23 +118,38 @@ static void note_by_timestamp(const struct catalog *c, struct us_catalog_entry *
 	}
 }
 
-static int32_t add_object(struct catalog *c, struct us_catalog_entry *entry, uint32_t time_s,
+/* Two of a database stay: tells of the one that BACKUP makes superfluous, if any. An empty
+ * object (of a server that was full, or crashed) is no backup, and replaces none. */
+static int32_t keep_two(struct catalog *c, struct level *level, const struct us_backup *backup)
+{
+	if (backup->object_len == 0) {
+		return 0;
+	}
+	if (level->kept_count < 2) {
+		level->kept[level->kept_count++] = *backup;
+		return 0;
+	}
+	const struct us_backup old = level->kept[0];
+	level->kept[0] = level->kept[1];
+	level->kept[1] = *backup;
+	if (!c->fns->surplus) {
+		return 0;
+	}
+	char key[US_KEY_LEN_MAX + 1];
+	us_object_key(level->key, old.time_s, key);
+	return c->fns->surplus(c->fns->arg, key, &old);
+}
+
+static int32_t add_object(struct catalog *c, struct level *level, uint32_t time_s,
 			  uint64_t object_len)
 {
+	struct us_catalog_entry *entry = &level->entry;
 	const struct us_backup backup = { .time_s = time_s, .object_len = object_len };
-	if (entry->object_count >= 2 && c->fns->surplus) {
-		char key[US_KEY_LEN_MAX + 1];
-		us_object_key(entry->key, entry->second.time_s, key);
-		int32_t rc = c->fns->surplus(c->fns->arg, key, &entry->second);
-		if (rc) {
-			return rc;
-		}
+	int32_t rc = keep_two(c, level, &backup);
+	if (rc) {
+		return rc;
 	}
-	if (entry->object_count++ == 0) {
-		entry->first = backup;
-	} else {
-		entry->second = entry->newest;
-	}
+	entry->object_count++;
 	entry->newest = backup;
 	entry->objects_len += object_len;
 	if (c->has_timestamp) {
@@ -171,7 +189,7 @@ static int32_t on_listed(void *arg, const char *key, size_t key_len, uint64_t ob
 		}
 		top = c->levels[c->depth - 1];
 	}
-	return add_object(c, &top->entry, time_s, object_len);
+	return add_object(c, top, time_s, object_len);
 }
 
 int32_t us_catalog_run(struct us_store *store, const struct us_template *tmpl, const char *only,

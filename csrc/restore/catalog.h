@@ -24,8 +24,7 @@ struct us_catalog_entry {
 	const char *key; /* key prefix, NUL-terminated */
 	const char *path; /* absolute, NUL-terminated, not escaped */
 	uint64_t object_count, objects_len;
-	struct us_backup first, newest;
-	struct us_backup second; /* before the newest; time_s 0: there is none */
+	struct us_backup newest;
 	/* With a timestamp, by name alone; time_s 0: there is none. */
 	struct us_backup before;  /* newest not after it */
 	struct us_backup before2; /* the one before that */
@@ -35,7 +34,8 @@ struct us_catalog_entry {
 struct us_catalog_fns {
 	/* A database whose objects are all listed. Non-zero stops with that code. */
 	int32_t (*database)(void *arg, const struct us_catalog_entry *entry);
-	/* May be NULL: an object with two newer ones of its database. KEY is the whole key. */
+	/* May be NULL: an object with two newer ones of its database, none of the three empty.
+	 * KEY is the whole key. */
 	int32_t (*surplus)(void *arg, const char *key, const struct us_backup *backup);
 	void *arg;
 };

@@ -39,12 +39,18 @@
 #include "../base/thread.h"
 
 #define WORKERS_MAX 32
+#define WORKER_MEMORY_LEN (UINT64_C(2) << 20)
 #define BATCH_LEAST 8
 #define BATCH_AGE_NS US_NS_PER_S
 #define PUMP_MS 20
-#define NETWORK_FAILURES_MAX 200
+/* After so many failures of the network in a row one item a second is tried, until it
+ * works again, or nothing has worked for so long. */
+#define BRAKE_FAILURES 20
+#define BRAKE_NS US_NS_PER_S
+#define OUTAGE_MAX_NS (60 * US_NS_PER_S)
 #define DESCRIPTORS_SPARE 128
 #define AHEAD_MAX_S 601
+#define SAMPLE_FIRST 128
 /* A running cycle commits at least every 5 s. */
 #define RECHECK_NS (7 * US_NS_PER_S)
 
@@ -69,7 +75,7 @@ static struct us_fleet_item *pop(struct us_fleet_items *list)
 	return item;
 }
 
-struct us_fleet_item *us_fleet_item_new(const struct us_catalog_entry *entry)
+static struct us_fleet_item *item_new(const struct us_catalog_entry *entry)
 {
 	size_t path_len = strlen(entry->path) + 1, key_len = strlen(entry->key) + 1;
 	size_t len = sizeof(struct us_fleet_item) + path_len + key_len;
@@ -159,6 +165,7 @@ void us_fleet_retry(struct us_fleet *f, struct us_fleet_item *item, int64_t due_
 
 void us_fleet_suspect(struct us_fleet *f, struct us_fleet_item *item)
 {
+	us_fleet_flight_free(item); /* there may be as many as databases */
 	(void)pthread_mutex_lock(&f->mutex);
 	push(&f->suspects, item);
 	uncount(f, item);
@@ -168,11 +175,20 @@ void us_fleet_suspect(struct us_fleet *f, struct us_fleet_item *item)
 void us_fleet_note_network(struct us_fleet *f, const struct us_error *failure)
 {
 	(void)pthread_mutex_lock(&f->mutex);
-	f->network_failures = failure ? f->network_failures + 1 : 0;
-	if (f->network_failures == NETWORK_FAILURES_MAX && !f->given_up) {
-		f->given_up = 1;
-		f->gave_up_err = *failure;
-		(void)pthread_cond_broadcast(&f->work);
+	int64_t now_ns = us_clock_mono_ns();
+	if (!failure) {
+		f->network_failures = 0;
+		f->brake_ns = 0;
+	} else {
+		f->network_failed_ns = f->network_failures ? f->network_failed_ns : now_ns;
+		if (++f->network_failures >= BRAKE_FAILURES) {
+			f->brake_ns = now_ns + BRAKE_NS;
+		}
+		if (now_ns - f->network_failed_ns > OUTAGE_MAX_NS && !f->given_up) {
+			f->given_up = 1;
+			f->gave_up_err = *failure;
+			(void)pthread_cond_broadcast(&f->work);
+		}
 	}
 	(void)pthread_mutex_unlock(&f->mutex);
 }
@@ -216,7 +232,7 @@ static void add_listed(struct us_fleet *f, struct us_fleet_item *item)
 
 /* Keeps ITEM in the reservoir with the chance that each one has (algorithm R: Vitter,
  * "Random sampling with a reservoir", 1985); frees what does not stay. */
-static void sample_item(struct us_fleet *f, struct us_fleet_item *item)
+static int32_t sample_item(struct us_fleet *f, struct us_fleet_item *item)
 {
 	uint64_t random = 0;
 	uint64_t seen = f->sample_seen++;
@@ -229,10 +245,24 @@ static void sample_item(struct us_fleet *f, struct us_fleet_item *item)
 	}
 	if (slot >= f->options->sample_count) {
 		us_fleet_item_free(item);
-		return;
+		return 0;
 	}
-	us_fleet_item_free(f->sample[slot]);
+	if (slot == f->sample_cap) {
+		size_t cap = f->sample_cap ? us_size_mul(f->sample_cap, 2) : SAMPLE_FIRST;
+		struct us_fleet_item **sample =
+			us_realloc(f->sample, us_size_mul(cap, sizeof(struct us_fleet_item *)));
+		if (!sample) {
+			us_fleet_item_free(item);
+			return US_E_NOMEM;
+		}
+		f->sample = sample;
+		f->sample_cap = cap;
+	}
+	if (slot < seen) {
+		us_fleet_item_free(f->sample[slot]);
+	}
 	f->sample[slot] = item;
+	return 0;
 }
 
 static void add_sample(struct us_fleet *f)
@@ -240,6 +270,7 @@ static void add_sample(struct us_fleet *f)
 	for (uint64_t i = 0; i < f->options->sample_count && i < f->sample_seen; i++) {
 		add_listed(f, f->sample[i]);
 	}
+	f->sample_seen = 0;
 	us_free(f->sample);
 	f->sample = NULL;
 }
@@ -271,8 +302,8 @@ static int32_t pass_local(struct us_fleet *f, const char *key)
 		if (order < 0 &&
 		    us_template_path(f->env.tmpl, local_key, strlen(local_key), path, NULL) >= 0 &&
 		    us_task_chooses(f->task, path)) {
-			int32_t rc = us_fleet_missing(f, path);
-			if (rc) {
+			int32_t rc = us_fleet_missing(f, path, 0);
+			if (rc < 0) {
 				return rc;
 			}
 		}
@@ -290,7 +321,11 @@ static int32_t on_database(void *arg, const struct us_catalog_entry *entry)
 	if (!us_task_chooses(f->task, entry->path)) {
 		return 0;
 	}
-	struct us_fleet_item *item = us_fleet_item_new(entry);
+	rc = f->is_verify ? us_fleet_missing(f, entry->path, entry->newest.time_s) : 0;
+	if (rc) {
+		return rc < 0 ? rc : 0;
+	}
+	struct us_fleet_item *item = item_new(entry);
 	if (!item) {
 		return US_E_NOMEM;
 	}
@@ -298,11 +333,10 @@ static int32_t on_database(void *arg, const struct us_catalog_entry *entry)
 	if (f->options->timestamp_ns) {
 		choose_by_timestamp(item, entry, f->options->timestamp_ns);
 	}
-	if (f->sample) {
-		sample_item(f, item);
-	} else {
-		add_listed(f, item);
+	if (f->options->sample_count) {
+		return sample_item(f, item);
 	}
+	add_listed(f, item);
 	return 0;
 }
 
@@ -314,9 +348,7 @@ static void *lister_main(void *arg)
 	struct us_error err = US_ERROR_INIT;
 	int32_t rc = us_catalog_run(f->store, f->env.tmpl, NULL, f->options->timestamp_ns,
 				    UINT32_MAX, &fns, &f->task->cancel, &result, &err);
-	if (f->sample) {
-		add_sample(f);
-	}
+	add_sample(f);
 	if (!rc) {
 		rc = pass_local(f, NULL);
 		us_task_listed(f->task, &result);
@@ -335,7 +367,7 @@ static void *lister_main(void *arg)
 static int may_start(struct us_fleet *f)
 {
 	struct us_fleet_item *item = f->listed.first;
-	if (!item) {
+	if (!item || (f->brake_ns && (f->flight_count > 0 || us_clock_mono_ns() < f->brake_ns))) {
 		return 0;
 	}
 	uint64_t len = item->backup.object_len;
@@ -437,7 +469,7 @@ static void pump(struct us_fleet *f)
 			(void)pthread_cond_signal(&f->work);
 			get = next;
 		}
-		int changed = retries_due(f, now_ns);
+		int changed = retries_due(f, now_ns) || (f->brake_ns && now_ns >= f->brake_ns);
 		if (f->batch->count > 0 && now_ns - f->batch->first_ns > BATCH_AGE_NS) {
 			f->flush = changed = 1;
 		}
@@ -489,7 +521,8 @@ static int32_t start_worker(struct us_fleet *f, struct us_fleet_worker *w, struc
 	return rc;
 }
 
-/* Each item in flight has a directory open, each in a batch that and a file. */
+/* Each item in flight has a directory and a file open, and so has each in a batch; every
+ * worker may have a batch, and one is being filled. */
 static void fit_descriptors(struct us_fleet *f)
 {
 	struct rlimit limit;
@@ -499,16 +532,27 @@ static void fit_descriptors(struct us_fleet *f)
 		uint64_t used = concurrency + DESCRIPTORS_SPARE;
 		spare = limit.rlim_cur > used ? (size_t)(limit.rlim_cur - used) : 0;
 	}
+	while (f->worker_count > 1 && spare / (4 * (f->worker_count + 1)) < BATCH_LEAST) {
+		f->worker_count--;
+	}
 	f->flight_max = (size_t)concurrency + f->worker_count;
 	if (f->flight_max > spare / 4) {
 		f->flight_max = spare / 4 > f->worker_count ? spare / 4 : f->worker_count;
 	}
-	f->batch_max = spare / 8;
+	f->batch_max = spare / (4 * (f->worker_count + 1));
 	if (f->batch_max > US_FLEET_BATCH_MAX - WORKERS_MAX) {
 		/* Workers that are at an item add it, however full the batch is by then. */
 		f->batch_max = US_FLEET_BATCH_MAX - WORKERS_MAX;
 	}
 	f->batch_max = f->batch_max < BATCH_LEAST ? BATCH_LEAST : f->batch_max;
+}
+
+/* Each may have a download in parts. */
+static uint32_t fit_workers(uint64_t memory_limit)
+{
+	uint64_t count = 2 * us_cpu_count() < WORKERS_MAX ? 2 * us_cpu_count() : WORKERS_MAX;
+	uint64_t fits = memory_limit / 4 / WORKER_MEMORY_LEN;
+	return (uint32_t)(count < fits ? count : fits > 0 ? fits : 1);
 }
 
 static int32_t init(struct us_fleet *f, struct us_task *task, struct us_error *err)
@@ -520,13 +564,14 @@ static int32_t init(struct us_fleet *f, struct us_task *task, struct us_error *e
 	f->store = view->store;
 	f->is_verify = task->options.kind == US_TASK_VERIFY;
 	f->prefix_len = prefix[1] ? strlen(prefix) : 0;
-	f->worker_count = 2 * us_cpu_count() < WORKERS_MAX ? 2 * us_cpu_count() : WORKERS_MAX;
+	f->worker_count = fit_workers(view->memory_limit);
 	f->staged_max = view->memory_limit / 4;
 	f->listed_max = view->memory_limit / 4;
 	f->small_len_max = f->staged_max / 4;
 	if (f->small_len_max >= US_FETCH_PARTS_LEN_MIN) {
 		f->small_len_max = US_FETCH_PARTS_LEN_MIN - 1;
 	}
+	fit_descriptors(f);
 	f->env = (struct us_restore_env){
 		.store = view->store,
 		.tmpl = view->tmpl,
@@ -535,15 +580,8 @@ static int32_t init(struct us_fleet *f, struct us_task *task, struct us_error *e
 		.fallback = (task->options.flags & US_TASK_FALLBACK) != 0,
 		.cancel = &task->cancel,
 	};
-	fit_descriptors(f);
 	f->workers = us_alloc_array(f->worker_count, sizeof(*f->workers));
 	f->batch = us_alloc_zero(sizeof(*f->batch));
-	if (task->options.sample_count) {
-		f->sample = us_alloc_array(task->options.sample_count, sizeof(*f->sample));
-		if (!f->sample) {
-			return us_fail_nomem(err);
-		}
-	}
 	return f->workers && f->batch ? 0 : us_fail_nomem(err);
 }
 
@@ -573,10 +611,6 @@ static void done(struct us_fleet *f)
 	free_all(&f->ready);
 	free_all(&f->retries);
 	free_all(&f->suspects);
-	for (uint64_t i = 0; f->sample && i < f->options->sample_count; i++) {
-		us_fleet_item_free(f->sample[i]);
-	}
-	us_free(f->sample);
 	us_free(f->batch);
 	us_free(f->workers);
 	us_local_free(f->local);
@@ -607,14 +641,14 @@ static int32_t recheck(struct us_fleet *f, struct us_error *err)
 	if (rc) {
 		return rc;
 	}
-	/* If it is gone or another's by now, there is nothing to compare with. */
-	(void)us_state_open_read_only(view->state_dir, view->identity, table, &state, NULL);
-	for (struct us_fleet_item *item; !f->task->cancel && (item = pop(&f->suspects)) != NULL;) {
+	rc = us_state_open_read_only(view->state_dir, view->identity, table, &state, err);
+	for (struct us_fleet_item *item;
+	     !rc && !f->task->cancel && (item = pop(&f->suspects)) != NULL;) {
 		us_fleet_recheck(&f->workers[0], item, state, table);
 	}
 	us_state_close(state);
 	us_table_free(table);
-	return 0;
+	return rc;
 }
 
 static int32_t run_threads(struct us_fleet *f, struct us_error *err)
@@ -628,7 +662,10 @@ static int32_t run_threads(struct us_fleet *f, struct us_error *err)
 		rc = start_worker(f, &f->workers[i], err);
 	}
 	if (rc) {
-		f->task->cancel = 1;
+		(void)pthread_mutex_lock(&f->mutex);
+		f->given_up = 1;
+		(void)pthread_cond_broadcast(&f->work);
+		(void)pthread_mutex_unlock(&f->mutex);
 	}
 	pump(f);
 	for (uint32_t i = 0; i < f->worker_count; i++) {
@@ -647,8 +684,8 @@ static int32_t run_threads(struct us_fleet *f, struct us_error *err)
 		us_fleet_commit(&f->workers[0], f->batch); /* what is complete */
 		f->batch = NULL;
 		return us_fail(err, US_E_NETWORK,
-			       "given up after %d failures to reach the target in a row: %s",
-			       NETWORK_FAILURES_MAX, f->gave_up_err.message);
+			       "given up: the target could not be reached for a minute: %s",
+			       f->gave_up_err.message);
 	}
 	if (f->suspects.first) {
 		rc = recheck(f, err);
@@ -671,6 +708,11 @@ int32_t us_fleet_run(struct us_task *task, struct us_error *err)
 		return rc;
 	}
 	rc = init(f, task, err);
+	if (!rc && f->is_verify && !task->view.state &&
+	    task->view.state_error->code != US_E_NOTFOUND) {
+		*err = *task->view.state_error; /* nothing can be compared with it */
+		rc = err->code;
+	}
 	if (!rc && f->is_verify) {
 		rc = us_task_walk(task, &f->local, err);
 	}

@@ -36,6 +36,7 @@ struct us_fleet_item {
 struct us_fleet_flight {
 	struct us_get get;
 	int is_open; /* output */
+	int is_blocked; /* by somebody else in its directory */
 	struct us_output output;
 	struct us_choice choice;
 	/* of its trailer */
@@ -84,6 +85,7 @@ struct us_fleet {
 	struct us_local *local; /* VERIFY: what is on disk */
 	size_t local_next;
 	struct us_fleet_item **sample; /* VERIFY with sample_count: a reservoir */
+	size_t sample_cap;
 	uint64_t sample_seen;
 
 	pthread_mutex_t mutex; /* guards all below */
@@ -100,13 +102,14 @@ struct us_fleet {
 	struct us_error list_err;
 	struct us_fleet_batch *batch; /* being filled */
 	int flush;		      /* it is old enough */
-	uint32_t network_failures;    /* in a row */
+	uint32_t network_failures; /* in a row, since: */
+	int64_t network_failed_ns; /* monotonic */
+	int64_t brake_ns;	   /* nothing is started before */
 	int given_up;		      /* the target cannot be reached, for this reason: */
 	struct us_error gave_up_err;
 };
 
 /* fleet.c */
-struct us_fleet_item *us_fleet_item_new(const struct us_catalog_entry *entry);
 void us_fleet_item_free(struct us_fleet_item *item); /* accepts NULL */
 void us_fleet_flight_free(struct us_fleet_item *item);
 /* ITEM leaves the worker's hands: to the batch, or to be tried again at DUE_NS. */
@@ -130,7 +133,8 @@ void us_fleet_commit(struct us_fleet_worker *worker, struct us_fleet_batch *batc
 /* VERIFY: a suspect, compared with STATE and TABLE, read just now. */
 void us_fleet_recheck(struct us_fleet_worker *worker, struct us_fleet_item *item,
 		      const struct us_state *state, struct us_table *table);
-/* VERIFY: a database on disk with nothing in the target. Fails if the state knows better. */
-int32_t us_fleet_missing(struct us_fleet *fleet, const char *path);
+/* VERIFY: the newest object in the target of the database at PATH is named NEWEST_S (0:
+ * there is none). 1, with a row, if the state knows a newer one. */
+int32_t us_fleet_missing(struct us_fleet *fleet, const char *path, uint32_t newest_s);
 
 #endif

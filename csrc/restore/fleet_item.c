@@ -8,8 +8,13 @@
 #include "../base/escape.h"
 #include "fleet.h"
 
-#define TRIES_MAX 5
+#define TRIES_MAX 12
+/* By a directory that somebody keeps locked, or another restore of the same output. */
+#define BLOCKED_TRIES_MAX 4
 #define RETRY_FIRST_NS (US_NS_PER_S / 2)
+#define RETRY_MOST_NS (8 * US_NS_PER_S)
+/* A directory that is locked for longer is come back to: others must not wait. */
+#define ENTER_WAIT_NS (100 * US_NS_PER_MS)
 /* Larger ones are not downloaded only to see their snapshot time. */
 #define PROBE_LEN_MIN (UINT64_C(1) << 20)
 /* us_fleet's own code: the object is younger than the timestamp. */
@@ -141,17 +146,20 @@ static int32_t check_state(const struct us_fleet *f, const struct us_state *stat
 		       time);
 }
 
-int32_t us_fleet_missing(struct us_fleet *f, const char *path)
+int32_t us_fleet_missing(struct us_fleet *f, const char *path, uint32_t newest_s)
 {
 	struct us_record record;
 	struct us_error err = US_ERROR_INIT;
-	if (!find_record(f, f->task->view.state, f->task->view.table, path, &record)) {
+	if (!find_record(f, f->task->view.state, f->task->view.table, path, &record) ||
+	    newest_s >= record.object_time) {
 		return 0;
 	}
 	char time[US_TIME_NAME_LEN + 1];
 	us_time_name_format(record.object_time, time);
 	(void)us_fail(&err, US_E_NOTFOUND,
-		      "it has no backup in the target; by the state file it has %s", time);
+		      newest_s ? "its newest backup by the state file, %s, is not in the target"
+			       : "it has no backup in the target; by the state file it has %s",
+		      time);
 	const struct us_task_row row = {
 		.status = US_ROW_FAILED, .code = US_E_NOTFOUND, .path = path, .message = err.message
 	};
@@ -160,7 +168,8 @@ int32_t us_fleet_missing(struct us_fleet *f, const char *path)
 	f->task->progress.done_count++;
 	f->task->progress.failed_count++;
 	(void)pthread_mutex_unlock(&f->task->mutex);
-	return us_task_give(f->task, &row);
+	int32_t rc = us_task_give(f->task, &row);
+	return rc ? rc : 1;
 }
 
 static void end_verified(struct us_fleet *f, struct us_fleet_item *item,
@@ -183,6 +192,11 @@ void us_fleet_recheck(struct us_fleet_worker *w, struct us_fleet_item *item,
 	struct us_fleet *f = w->fleet;
 	struct us_error err = US_ERROR_INIT;
 	struct us_choice choice;
+	item->flight = us_alloc_zero(sizeof(*item->flight));
+	if (!item->flight) {
+		fail_item(f, item, US_E_NOMEM, &err);
+		return;
+	}
 	int32_t rc = us_verify_one(&f->env, item->path, f->options->integrity_check, w->fd, &choice,
 				   &w->trailer, &err);
 	if (!rc) {
@@ -293,6 +307,7 @@ static int prepare_output(struct us_fleet *f, struct us_fleet_item *item)
 		rc = us_output_open(o, flight->output_path, f->env.tree, &err);
 		flight->is_open = 1;
 		o->defer_sync = 1;
+		o->enter_wait_ns = ENTER_WAIT_NS;
 	}
 	if (!rc) {
 		rc = f->options->flags & US_RESTORE_DRY_RUN
@@ -328,7 +343,8 @@ static void probe_trailers(struct us_fleet_worker *w, struct us_fleet_item *item
 {
 	struct us_origin origin = origin_of(w, item);
 	char key[US_KEY_LEN_MAX + 1];
-	if (item->backup.object_len >= PROBE_LEN_MIN && item->older.time_s) {
+	int is_dry = (w->fleet->options->flags & US_RESTORE_DRY_RUN) != 0;
+	if ((item->backup.object_len >= PROBE_LEN_MIN && item->older.time_s) || is_dry) {
 		us_object_key(item->key_prefix, item->backup.time_s, key);
 		if (us_choose_trailer(&origin, key, &w->trailer, NULL, NULL)) {
 			item->is_slow = 1;
@@ -412,6 +428,7 @@ static int32_t fetch_to_output(struct us_fleet_worker *w, struct us_fleet_item *
 	struct us_output *o = &item->flight->output;
 	int32_t rc = us_output_temp(o, &w->fleet->task->cancel, err);
 	if (rc) {
+		item->flight->is_blocked = rc == US_E_BUSY;
 		return rc;
 	}
 	if (o->made_len) {
@@ -440,6 +457,14 @@ static int is_worth_another_look(int32_t rc)
 	return rc == US_E_OBJECT || rc == US_E_CORRUPT || rc == US_E_NOTFOUND || rc == US_E_BUSY;
 }
 
+static void try_later(struct us_fleet *f, struct us_fleet_item *item)
+{
+	int64_t wait_ns = RETRY_FIRST_NS << item->tries++;
+	us_fleet_flight_free(item);
+	us_fleet_retry(f, item,
+		       us_clock_mono_ns() + (wait_ns < RETRY_MOST_NS ? wait_ns : RETRY_MOST_NS));
+}
+
 void us_fleet_finish(struct us_fleet_worker *w, struct us_fleet_item *item)
 {
 	struct us_fleet *f = w->fleet;
@@ -462,10 +487,10 @@ void us_fleet_finish(struct us_fleet_worker *w, struct us_fleet_item *item)
 		us_fleet_retry(f, item, 0);
 	} else if (rc && is_transient(rc, &err) && item->tries < TRIES_MAX &&
 		   item->backup.object_len < US_FETCH_PARTS_LEN_MIN) { /* parts had their tries */
-		us_fleet_flight_free(item);
-		int64_t wait_ns = RETRY_FIRST_NS << item->tries++;
-		us_fleet_retry(f, item, us_clock_mono_ns() + wait_ns);
-	} else if (is_worth_another_look(rc)) {
+		try_later(f, item);
+	} else if (item->flight->is_blocked && item->tries < BLOCKED_TRIES_MAX) {
+		try_later(f, item);
+	} else if (is_worth_another_look(rc) && !item->flight->is_blocked) {
 		do_slowly(w, item);
 	} else if (rc) {
 		fail_item(f, item, rc, &err);

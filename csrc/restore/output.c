@@ -109,6 +109,43 @@ static int32_t open_part(const struct us_output *o, size_t len, struct us_error 
 	return fd < 0 ? own.code : fd;
 }
 
+/* The name of the directory that is the first LEN bytes of o->dir; RET_PARENT_LEN of it
+ * are the directory that it is in, 0: the present one. */
+static const char *split_part(const struct us_output *o, size_t len, size_t *ret_parent_len)
+{
+	size_t start = len;
+	while (start > 0 && o->dir[start - 1] != '/') {
+		start--;
+	}
+	*ret_parent_len = start > 1 ? start - 1 : start;
+	while (*ret_parent_len > 1 && o->dir[*ret_parent_len - 1] == '/') {
+		--*ret_parent_len;
+	}
+	return o->dir + start;
+}
+
+/* Removes what was made and is empty, by the descriptors of what it is in: a path could
+ * have become another by now. */
+static void remove_made_dirs(struct us_output *o)
+{
+	for (size_t len = strlen(o->dir); o->made_len > 0 && len >= o->made_len;) {
+		size_t parent_len;
+		o->dir[len] = '\0';
+		const char *name = split_part(o, len, &parent_len);
+		int parent_fd = parent_len > 0 ? open_part(o, parent_len, NULL)
+					       : open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		int failed = parent_fd < 0 ||
+			     (unlinkat(parent_fd, name, AT_REMOVEDIR) && errno != ENOENT);
+		if (parent_fd >= 0) {
+			(void)close(parent_fd); /* a directory */
+		}
+		if (failed) {
+			break; /* somebody uses it: it stays */
+		}
+		len = parent_len;
+	}
+}
+
 static int32_t open_dir(struct us_output *o, struct us_error *err)
 {
 	int32_t fd = open_part(o, strlen(o->dir), err);
@@ -132,7 +169,9 @@ int32_t us_output_open(struct us_output *o, const char *path, const char *tree,
 	size_t len = strlen(path);
 	const char *slash = strrchr(path, '/');
 	const char *name = slash ? slash + 1 : path;
-	*o = (struct us_output){ .path = path, .dir_fd = -1, .temp_fd = -1 };
+	*o = (struct us_output){
+		.path = path, .enter_wait_ns = ENTER_WAIT_NS, .dir_fd = -1, .temp_fd = -1
+	};
 	(void)us_escape_show(path, len, o->shown);
 	if (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
 		return us_fail(err, US_E_ARG, "output path \"%s\" does not end in a file name",
@@ -160,23 +199,6 @@ int us_output_has_temp(const struct us_output *o)
 	return !fstat(o->temp_fd, &ours) &&
 	       !fstatat(o->dir_fd, o->temp, &there, AT_SYMLINK_NOFOLLOW) &&
 	       ours.st_ino == there.st_ino && ours.st_dev == there.st_dev;
-}
-
-static void remove_made_dirs(struct us_output *o)
-{
-	size_t len = strlen(o->dir);
-	while (o->made_len > 0 && len >= o->made_len) {
-		o->dir[len] = '\0';
-		if (rmdir(o->dir) && errno != ENOENT) {
-			break; /* somebody uses it: it stays */
-		}
-		while (len > 0 && o->dir[len - 1] != '/') {
-			len--;
-		}
-		while (len > 0 && o->dir[len - 1] == '/') {
-			len--;
-		}
-	}
 }
 
 void us_output_close(struct us_output *o)
@@ -472,7 +494,7 @@ void us_output_unlock(struct us_output_locks *locks)
 int32_t us_output_enter(const struct us_output *o, const _Atomic uint32_t *cancel,
 			struct us_error *err)
 {
-	int64_t end_ns = us_clock_mono_ns() + ENTER_WAIT_NS;
+	int64_t end_ns = us_clock_mono_ns() + o->enter_wait_ns;
 	int64_t pause_ns = ENTER_PAUSE_FIRST_NS;
 	while (flock(o->dir_fd, LOCK_EX | LOCK_NB)) {
 		if (errno != EWOULDBLOCK && errno != EINTR) {

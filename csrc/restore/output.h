@@ -28,6 +28,7 @@ struct us_output {
 	size_t tree_len; /* of DIR: below that no link is followed; 0: DIR is the operator's own */
 	size_t made_len; /* of the first directory that was made, a prefix of DIR; 0: none */
 	int defer_sync;  /* set by the caller: what is made is durable after its syncfs only */
+	int64_t enter_wait_ns; /* of us_output_enter; us_output_open sets 30 s */
 	int dir_fd;      /* -1: the directory does not exist (yet) */
 	int temp_fd;     /* the file being restored, or -1 */
 	char name[NAME_MAX + 1];
@@ -79,8 +80,8 @@ void us_output_unlock(struct us_output_locks *locks);
 
 /*
  * One at a time: held for the short while in which names are looked at and
- * changed, by all restores into one directory (flock on it). Waits up to 30 s, then
- * US_E_BUSY. Goes without on file systems that cannot do it.
+ * changed, by all restores into one directory (flock on it). Waits up to enter_wait_ns,
+ * then US_E_BUSY. Goes without on file systems that cannot do it.
  */
 int32_t us_output_enter(const struct us_output *o, const _Atomic uint32_t *cancel,
 			struct us_error *err);

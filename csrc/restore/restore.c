@@ -230,7 +230,13 @@ static int32_t fetch_and_place(struct restore *r, struct us_error *ret_bad, stru
 	if (!rc) {
 		rc = us_check_cancel(cancel, err);
 	}
-	return rc ? rc : us_place(&r->output, is_flag(r, US_RESTORE_FORCE), 0, cancel, err);
+	if (!rc) {
+		rc = us_place(&r->output, is_flag(r, US_RESTORE_FORCE), 0, cancel, err);
+	}
+	if (!rc) {
+		r->output.made_len = 0; /* they stay */
+	}
+	return rc;
 }
 
 static int32_t run(struct restore *r, int *ret_skip, struct us_error *ret_bad, struct us_error *err)

@@ -12,7 +12,8 @@ struct us_fleet_view {
 	const struct us_pattern *pattern;
 	const struct us_template *tmpl;
 	struct us_table *table;
-	const struct us_state *state; /* NULL: there is none */
+	const struct us_state *state; /* NULL: there is none, for this reason */
+	const struct us_error *state_error;
 	const char *state_dir;
 	const char *identity; /* of the target, for the state file */
 	int any_filesystem;

@@ -128,7 +128,7 @@ struct us_s3_page {
 	const char *fault; /* why the document was refused, or NULL */
 	int has_error, no_memory;
 
-	int truncated, url_encoded;
+	int truncated, have_truncated, url_encoded;
 	struct us_text token;
 	struct us_text upload_id; /* of US_S3_CREATED */
 	struct us_text keys;
@@ -367,6 +367,7 @@ static void end_field(struct us_s3_page *page, enum element element)
 		end_size(page, value);
 		break;
 	case EL_IS_TRUNCATED:
+		page->have_truncated = 1;
 		page->truncated = strcmp(value, "true") == 0;
 		if (!page->truncated && strcmp(value, "false") != 0) {
 			refuse(page, "IsTruncated is neither true nor false");
@@ -480,7 +481,7 @@ int32_t us_s3_page_begin(struct us_s3_page *page, enum us_s3_document document,
 	page->fed_len = 0;
 	page->fault = NULL;
 	page->has_error = page->no_memory = page->have_id = 0;
-	page->truncated = page->url_encoded = 0;
+	page->truncated = page->have_truncated = page->url_encoded = 0;
 	page->entry_count = page->failure_count = 0;
 	page->error = (struct us_s3_error_doc){ 0 };
 	return 0;
@@ -598,6 +599,9 @@ int32_t us_s3_page_end(struct us_s3_page *page, struct us_s3_error_doc *ret_doc,
 			       roots[page->wanted].name);
 	}
 	page->fault = decode_keys(page);
+	if (!page->fault && page->wanted == US_S3_LISTING && !page->have_truncated) {
+		page->fault = "it does not say whether there is more";
+	}
 	if (!page->fault && page->truncated && page->token.len == 0) {
 		page->fault = "it says that there is more, but not how to go on";
 	}

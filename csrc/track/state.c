@@ -52,6 +52,7 @@
 #define PATH_CAP 4200
 #define BUSY_TIMEOUT_MS 5000
 #define ASIDE_MAX 100
+#define DAMAGED "it is damaged"
 #define LENGTHS_CACHE_KIB 256
 
 struct us_state {
@@ -175,7 +176,7 @@ static const char *check_meta(struct us_state *state, const char *target)
 {
 	sqlite3_stmt *stmt = meta_select(state, "target");
 	if (!stmt) {
-		return "it is damaged";
+		return DAMAGED;
 	}
 	const char *text = (const char *)sqlite3_column_text(stmt, 0);
 	int same = text && strcmp(text, target) == 0;
@@ -186,7 +187,7 @@ static const char *check_meta(struct us_state *state, const char *target)
 	stmt = meta_select(state, "hash_key");
 	if (!stmt || sqlite3_column_bytes(stmt, 0) != (int)sizeof(state->info.key)) {
 		(void)sqlite3_finalize(stmt);
-		return "it is damaged";
+		return DAMAGED;
 	}
 	memcpy(&state->info.key, sqlite3_column_blob(stmt, 0), sizeof(state->info.key));
 	(void)sqlite3_finalize(stmt);
@@ -195,7 +196,7 @@ static const char *check_meta(struct us_state *state, const char *target)
 	    meta_int(state, "window", 0, UINT32_MAX, &window) ||
 	    meta_int(state, "target_known", 0, 1, &known) ||
 	    meta_int(state, "high_water", 0, INT64_MAX, &state->info.high_water_ns)) {
-		return "it is damaged";
+		return DAMAGED;
 	}
 	state->info.epoch_s = (uint32_t)epoch;
 	state->info.window_s = (uint32_t)window;
@@ -213,7 +214,7 @@ static const char *load_records(struct us_state *state, struct us_table *table)
 			       "SELECT path_hash, fingerprint, content_hash, object_time, flags,"
 			       " size_class, object_count FROM record",
 			       -1, &stmt, NULL)) {
-		return "it is damaged";
+		return DAMAGED;
 	}
 	const char *why = NULL;
 	int64_t was_open = 0;
@@ -223,7 +224,7 @@ static const char *load_records(struct us_state *state, struct us_table *table)
 		uint64_t hash = (uint64_t)sqlite3_column_int64(stmt, 0);
 		struct us_record *record = hash ? us_table_acquire(table, hash, 1) : NULL;
 		if (!record) {
-			why = hash ? "there is no memory for it" : "it is damaged";
+			why = hash ? "there is no memory for it" : DAMAGED;
 			break;
 		}
 		record->fingerprint = (uint64_t)sqlite3_column_int64(stmt, 1);
@@ -241,7 +242,7 @@ static const char *load_records(struct us_state *state, struct us_table *table)
 		us_table_release(table, hash);
 	}
 	(void)sqlite3_finalize(stmt); /* rc has its error */
-	return why ? why : rc == SQLITE_DONE ? NULL : "it is damaged";
+	return why ? why : rc == SQLITE_DONE ? NULL : DAMAGED;
 }
 
 static int pragma_int(struct us_state *state, const char *sql, int *ret_value)
@@ -265,7 +266,7 @@ static const char *open_existing(struct us_state *state, const char *target, int
 	    sqlite3_busy_timeout(state->db, BUSY_TIMEOUT_MS) ||
 	    pragma_int(state, "PRAGMA application_id", &id) ||
 	    pragma_int(state, "PRAGMA user_version", &version)) {
-		return "it is damaged";
+		return DAMAGED;
 	}
 	if (id != APPLICATION_ID || version < 1 || version > SCHEMA_VERSION) {
 		return "it is not a state file of this version";
@@ -578,12 +579,26 @@ int32_t us_state_open_read_only(const char *state_dir, const char *target, struc
 		why = open_existing(state, target, SQLITE_OPEN_READONLY, table);
 	}
 	if (why) {
-		rc = us_fail(err, US_E_NOTFOUND, "state file \"%s\": %s", state->path, why);
+		int is_damaged = strcmp(why, DAMAGED) == 0;
+		rc = us_fail(err, is_damaged ? US_E_STATE : US_E_NOTFOUND, "state file \"%s\": %s",
+			     state->path, why);
 		us_table_clear(table);
 		us_state_close(state);
 		return rc;
 	}
 	*ret_state = state;
+	return 0;
+}
+
+int32_t us_state_check(const struct us_state *state, struct us_error *err)
+{
+	struct stat st;
+	if (state->lock_fd >= 0 && !fstat(state->lock_fd, &st) && st.st_nlink == 0) {
+		return us_fail(err, US_E_STATE,
+			       "state file \"%s\": its directory was removed or replaced while in "
+			       "use; restart",
+			       state->path);
+	}
 	return 0;
 }
 

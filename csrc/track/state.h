@@ -39,10 +39,13 @@ int32_t us_state_open(const char *state_dir, const char *target, uint32_t window
 		      struct us_table *table, char *ret_reset, size_t reset_cap,
 		      struct us_state **ret_state, struct us_error *err);
 
-/* Only reads, takes no lock. US_E_NOTFOUND if there is no intact state of TARGET,
- * US_E_ACCESS, US_E_IO if it cannot be read. */
+/* Only reads, takes no lock. US_E_NOTFOUND if there is no state of TARGET,
+ * US_E_STATE if it is damaged, US_E_ACCESS, US_E_IO if it cannot be read. */
 int32_t us_state_open_read_only(const char *state_dir, const char *target, struct us_table *table,
 				struct us_state **ret_state, struct us_error *err);
+
+/* 0, or US_E_STATE if the files that it has open are not those in the directory any more. */
+int32_t us_state_check(const struct us_state *state, struct us_error *err);
 
 const struct us_state_info *us_state_info(const struct us_state *state);
 

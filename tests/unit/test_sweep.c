@@ -347,6 +347,7 @@ static void add_foreign(const char *rel)
 	}
 	FILE *f = fopen(path, "w");
 	assert_non_null(f);
+	assert_int_equal(fputc('x', f), 'x'); /* empty ones are no backups */
 	assert_int_equal(fclose(f), 0);
 }
 

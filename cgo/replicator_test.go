@@ -199,9 +199,7 @@ func TestReplicator_Close(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
 			start := time.Now()
-			if err := r.Close(ctx, time.Minute); err != nil {
-				t.Fatal(err)
-			}
+			wantError(t, r.Close(ctx, time.Minute), "multi_db: the last cycle was cut off")
 			if elapsed := time.Since(start); elapsed != 9*time.Second {
 				t.Fatalf("took %s", elapsed)
 			}
@@ -246,9 +244,7 @@ func TestReplicator_Close(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			start := time.Now()
-			if err := r.Close(ctx, time.Minute); err != nil {
-				t.Fatal(err)
-			}
+			wantError(t, r.Close(ctx, time.Minute), "multi_db: the last cycle was cut off")
 			if elapsed := time.Since(start); elapsed >= time.Second {
 				t.Fatalf("took %s", elapsed)
 			}
@@ -386,11 +382,28 @@ func TestReplicator_Once(t *testing.T) {
 	})
 }
 
+// A sweep that is due is waited for, as the process ends with the cycle.
+func TestReplicator_OnceWithDueSweep(t *testing.T) {
+	for _, age := range []time.Duration{23 * time.Hour, 25 * time.Hour} {
+		f := newFakeEngine()
+		f.st.lastSweep = time.Now().Add(-age)
+		f.run = takes(0)
+		r := newFakeReplicator(t.Context(), f)
+		if err := r.Once(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if waited := f.sweeps == 1; waited != (age > 24*time.Hour) {
+			t.Errorf("%s: %d sweeps", age, f.sweeps)
+		}
+	}
+}
+
 // -once -enforce-retention: a sweep comes first, and its failure is one.
 func TestReplicator_OnceWithSweep(t *testing.T) {
 	for _, tt := range []struct{ sweep, failed bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
 		logs := captureLog(t)
 		f := newFakeEngine()
+		f.st.lastSweep = time.Now() // none is due
 		f.run = func(int, <-chan struct{}, <-chan struct{}) (cycleResult, error) {
 			f.mu.Lock()
 			defer f.mu.Unlock()

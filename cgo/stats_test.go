@@ -203,9 +203,10 @@ func TestMetrics(t *testing.T) {
 		lastSweep: time.Unix(1700000000, 0), objectsDeleted: 20, databasesReconciled: 21, uploadsAborted: 22,
 		sweep: sweepStats{objects: 23, bytes: 24, calls: apiCalls{list: 25, delete: 26}, seconds: 27, failed: true},
 	}
-	if err := r.Once(t.Context()); err != nil {
-		t.Fatal(err)
+	f.run = func(int, <-chan struct{}, <-chan struct{}) (cycleResult, error) {
+		return cycleResult{databases: 3, failed: 9}, nil
 	}
+	wantError(t, r.Once(t.Context()), "multi_db: 9 of 3 databases could not be backed up")
 	after := gatherMetrics(t)
 	for key, want := range map[string]float64{
 		"databases": 3, "changed_last_cycle": 2, "uploads_success": 3, "uploads_failed": 4, "bytes_uploaded": 5,

@@ -25,7 +25,8 @@ const purgeFlagHelp = matchFlagHelp + `	-gone
 	    Only databases that are not on disk. Needs -older-than.
 
 	-older-than DURATION
-	    With -gone: only if the newest backup is older, e.g. 90d or 12h.
+	    With -gone: only if the newest backup is older, e.g. 90d or 12h. That
+	    is not since when the database is gone.
 
 	-confirm NUM
 	    Deletes, if NUM is the number of backups that a run without it has

@@ -21,14 +21,14 @@ struct us_backup {
 
 /* One database. All pointers are borrowed for the call. */
 struct us_catalog_entry {
-	const char *key; /* key prefix, NUL-terminated */
+	const char *key;  /* key prefix, NUL-terminated */
 	const char *path; /* absolute, NUL-terminated, not escaped */
 	uint64_t object_count, objects_len;
 	struct us_backup newest;
 	/* With a timestamp, by name alone; time_s 0: there is none. */
 	struct us_backup before;  /* newest not after it */
 	struct us_backup before2; /* the one before that */
-	struct us_backup after;	  /* the first after it */
+	struct us_backup after;   /* the first after it */
 };
 
 struct us_catalog_fns {
@@ -56,9 +56,9 @@ struct us_catalog_result {
  * level of a key. Returns what list returned, or what a function did.
  */
 int32_t us_catalog_run(struct us_store *store, const struct us_template *tmpl, const char *only,
-		       int64_t timestamp_ns, uint32_t newest_limit_s, const struct us_catalog_fns *fns,
-		       const _Atomic uint32_t *cancel, struct us_catalog_result *ret,
-		       struct us_error *err);
+		       int64_t timestamp_ns, uint32_t newest_limit_s,
+		       const struct us_catalog_fns *fns, const _Atomic uint32_t *cancel,
+		       struct us_catalog_result *ret, struct us_error *err);
 
 /* The key of the object with TIME_S of KEY_PREFIX into RET (US_KEY_LEN_MAX + 1). */
 void us_object_key(const char *key_prefix, uint32_t time_s, char *ret);

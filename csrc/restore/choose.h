@@ -12,7 +12,7 @@ struct us_origin {
 	struct us_store *store;
 	const char *key_prefix;         /* of the objects, without a trailing slash */
 	const char *escaped_path;       /* what their trailers must say */
-	uint64_t part_len; /* of large downloads, us_fetch_part_len */
+	uint64_t part_len;              /* of large downloads, us_fetch_part_len */
 	const _Atomic uint32_t *cancel; /* may be NULL */
 };
 

@@ -577,6 +577,7 @@ static int32_t init(struct us_fleet *f, struct us_task *task, struct us_error *e
 		.tmpl = view->tmpl,
 		.tree = task->options.output_dir ? task->options.output_dir : prefix,
 		.memory_len = view->memory_limit / 4 / f->worker_count,
+		.made_dirs = &f->made_dirs,
 		.fallback = (task->options.flags & US_TASK_FALLBACK) != 0,
 		.cancel = &task->cancel,
 	};
@@ -588,6 +589,7 @@ static int32_t init(struct us_fleet *f, struct us_task *task, struct us_error *e
 static int32_t init_sync(struct us_fleet *f, struct us_error *err)
 {
 	(void)pthread_mutex_init(&f->mutex, NULL); /* never fails on Linux */
+	us_made_dirs_init(&f->made_dirs);
 	int32_t rc = us_cond_init(&f->work, err);
 	if (!rc) {
 		rc = us_cond_init(&f->room, err);
@@ -615,6 +617,7 @@ static void done(struct us_fleet *f)
 	us_free(f->workers);
 	us_local_free(f->local);
 	us_get_queue_done(&f->gets);
+	us_made_dirs_done(&f->made_dirs);
 	(void)pthread_cond_destroy(&f->work); /* nobody waits any more */
 	(void)pthread_cond_destroy(&f->room);
 	(void)pthread_mutex_destroy(&f->mutex);

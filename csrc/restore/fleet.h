@@ -23,10 +23,10 @@ struct us_fleet_item {
 	/* With a timestamp; time_s 0: none. */
 	struct us_backup older; /* to take if BACKUP is too young */
 	struct us_backup after; /* its snapshot may not be after the timestamp either */
-	int is_slow;		/* restore.c has to choose */
+	int is_slow;            /* restore.c has to choose */
 	uint32_t tries;
 	int64_t due_ns; /* of the next try, monotonic */
-	uint64_t len;	/* of this allocation */
+	uint64_t len;   /* of this allocation */
 	int is_counted; /* in flight_count; and STAGED_LEN in staged_len */
 	uint64_t staged_len;
 	struct us_fleet_flight *flight;
@@ -35,7 +35,7 @@ struct us_fleet_item {
 /* What an item has only while it is being worked on. */
 struct us_fleet_flight {
 	struct us_get get;
-	int is_open; /* output */
+	int is_open;    /* output */
 	int is_blocked; /* by somebody else in its directory */
 	struct us_output output;
 	struct us_choice choice;
@@ -78,7 +78,8 @@ struct us_fleet {
 	size_t flight_max, batch_max;
 	size_t prefix_len; /* of the pattern's prefix, without a trailing slash */
 	struct us_get_queue gets;
-	_Atomic uint32_t made_dirs;
+	_Atomic uint32_t has_made_dirs;
+	struct us_made_dirs made_dirs;
 	struct us_fleet_worker *workers;
 	uint32_t worker_count;
 	/* the lister's */
@@ -101,11 +102,11 @@ struct us_fleet {
 	int32_t list_rc;
 	struct us_error list_err;
 	struct us_fleet_batch *batch; /* being filled */
-	int flush;		      /* it is old enough */
-	uint32_t network_failures; /* in a row, since: */
-	int64_t network_failed_ns; /* monotonic */
-	int64_t brake_ns;	   /* nothing is started before */
-	int given_up;		      /* the target cannot be reached, for this reason: */
+	int flush;                    /* it is old enough */
+	uint32_t network_failures;    /* in a row, since: */
+	int64_t network_failed_ns;    /* monotonic */
+	int64_t brake_ns;             /* nothing is started before */
+	int given_up;                 /* the target cannot be reached, for this reason: */
 	struct us_error gave_up_err;
 };
 

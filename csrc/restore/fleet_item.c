@@ -308,6 +308,7 @@ static int prepare_output(struct us_fleet *f, struct us_fleet_item *item)
 		flight->is_open = 1;
 		o->defer_sync = 1;
 		o->enter_wait_ns = ENTER_WAIT_NS;
+		o->made_dirs = &f->made_dirs;
 	}
 	if (!rc) {
 		rc = f->options->flags & US_RESTORE_DRY_RUN
@@ -432,7 +433,7 @@ static int32_t fetch_to_output(struct us_fleet_worker *w, struct us_fleet_item *
 		return rc;
 	}
 	if (o->made_len) {
-		w->fleet->made_dirs = 1;
+		w->fleet->has_made_dirs = 1;
 	}
 	rc = fetch_image(w, item, o->temp_fd, o->shown, err);
 	if (!rc) {
@@ -511,7 +512,7 @@ void us_fleet_commit(struct us_fleet_worker *w, struct us_fleet_batch *batch)
 						.err = US_ERROR_INIT };
 	}
 	us_batch_commit(w->batch_items, batch->count, (f->options->flags & US_RESTORE_FORCE) != 0,
-			f->made_dirs != 0, &f->task->cancel);
+			f->has_made_dirs != 0, &f->task->cancel);
 	for (size_t i = 0; i < batch->count; i++) {
 		struct us_batch_item *done = &w->batch_items[i];
 		if (done->rc) {

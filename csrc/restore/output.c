@@ -529,6 +529,24 @@ int32_t us_output_sync_dir(const struct us_output *o, struct us_error *err)
 
 /* ----------------------------------------------- directory and temporary file */
 
+/* Marks a directory that was just made, as far as it is still there under its name. */
+static int32_t mark_dir(const struct us_output *o, int parent_fd, const char *name,
+			struct us_error *err)
+{
+	int fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0) {
+		return 0; /* whoever has moved it has it; what comes next says so */
+	}
+	struct stat st;
+	int32_t rc = 0;
+	if (fstat(fd, &st) || (st.st_uid == geteuid() && fchmod(fd, US_OUTPUT_DIR_MODE))) {
+		rc = us_fail_errno(err, errno, "cannot set the mode of the directory of \"%s\"",
+				   o->shown);
+	}
+	(void)close(fd); /* a directory */
+	return rc;
+}
+
 /* Makes the directory that is the first LEN bytes of o->dir, durably, if it does not
  * exist. Its parent does. */
 static int32_t make_part(struct us_output *o, size_t len, struct us_error *err)
@@ -556,11 +574,12 @@ static int32_t make_part(struct us_output *o, size_t len, struct us_error *err)
 					       o->shown);
 	}
 	int32_t rc = 0;
-	if (!mkdirat(parent_fd, name, US_OUTPUT_DIR_MODE)) {
+	if (!mkdirat(parent_fd, name, 0700)) {
+		rc = mark_dir(o, parent_fd, name, err);
 		if (o->made_len == 0 || len < o->made_len) {
 			o->made_len = len;
 		}
-		if (!o->defer_sync && fsync(parent_fd)) {
+		if (!rc && !o->defer_sync && fsync(parent_fd)) {
 			rc = us_fail_errno(err, errno,
 					   "cannot make the directory of \"%s\" durable", o->shown);
 		}
@@ -605,28 +624,63 @@ static int32_t make_dir(struct us_output *o, struct us_error *err)
 	return rc;
 }
 
-/* 1 if the directory FD is one that still waits for its owner, and has it now. */
+static int32_t fail_set_dir(const struct us_output *o, struct us_error *err)
+{
+	return us_fail_errno(err, errno, "cannot set owner and mode of the directory of \"%s\"",
+			     o->shown);
+}
+
+/* The mode first: a directory with another owner can be changed by that. */
+static int give_dir(const struct us_output *o, int fd, uint32_t uid, uint32_t gid, mode_t mode)
+{
+	int failed = fchmod(fd, mode) || (geteuid() == 0 && fchown(fd, uid, gid) &&
+					  errno != EPERM && errno != EINVAL && errno != EOPNOTSUPP);
+	return failed || (!o->defer_sync && fsync(fd));
+}
+
+/*
+ * One directory above a database of UID, GID, for which MODE would do. 1: those above it
+ * have to be looked at, too; 0: they have not.
+ */
 static int32_t set_dir(const struct us_output *o, int fd, uint32_t uid, uint32_t gid, mode_t mode,
 		       struct us_error *err)
 {
+	struct us_made_dirs *made = o->made_dirs;
 	struct stat st;
 	if (fstat(fd, &st)) {
-		return us_fail_errno(err, errno, "cannot look at the directory of \"%s\"",
-				     o->shown);
+		return fail_set_dir(o, err);
 	}
-	if ((st.st_mode & 07777) != US_OUTPUT_DIR_MODE || st.st_uid != geteuid()) {
-		return 0;
+	if ((st.st_mode & 07777) == US_OUTPUT_DIR_MODE && st.st_uid == geteuid()) {
+		if (made && us_made_dirs_add(made, st.st_dev, st.st_ino, uid)) {
+			return us_fail_nomem(err);
+		}
+		return give_dir(o, fd, uid, gid, mode) ? fail_set_dir(o, err) : 1;
 	}
-	/* The mode first: a directory with another owner can be changed by that. */
-	if (fchmod(fd, mode) ||
-	    (geteuid() == 0 && fchown(fd, uid, gid) && errno != EPERM && errno != EINVAL &&
-	     errno != EOPNOTSUPP) ||
-	    (!o->defer_sync && fsync(fd))) {
-		return us_fail_errno(err, errno,
-				     "cannot set owner and mode of the directory of \"%s\"",
-				     o->shown);
+	if (!made || !made->is_mixed) {
+		return 0; /* what lies above one that was set already was set, too */
+	}
+	struct us_made_dir *dir = us_made_dirs_find(made, st.st_dev, st.st_ino);
+	if (dir && dir->uid != uid && !dir->is_shared) {
+		dir->is_shared = 1;
+		return give_dir(o, fd, geteuid(), getegid(), 0755) ? fail_set_dir(o, err) : 1;
 	}
 	return 1;
+}
+
+static int32_t set_dirs(const struct us_output *o, uint32_t uid, uint32_t gid, mode_t mode,
+			struct us_error *err)
+{
+	int32_t rc = set_dir(o, o->dir_fd, uid, gid, mode, err);
+	for (size_t len = strlen(o->dir); rc == 1 && len > 1 && len > o->tree_len;) {
+		(void)split_part(o, len, &len);
+		int fd = len > 1 ? open_part(o, len, err) : -1;
+		if (fd < 0) {
+			return fd < -1 ? fd : 0;
+		}
+		rc = set_dir(o, fd, uid, gid, mode, err);
+		(void)close(fd); /* a directory */
+	}
+	return rc < 0 ? rc : 0;
 }
 
 int32_t us_output_set_dirs(const struct us_output *o, uint32_t uid, uint32_t gid, uint32_t mode,
@@ -635,23 +689,17 @@ int32_t us_output_set_dirs(const struct us_output *o, uint32_t uid, uint32_t gid
 	/* Who may read the file may list its directory. Any may pass, as others than this
 	 * database's owner may have theirs there; what they may open, files say. */
 	mode_t dir_mode = 0711 | (mode & 044);
-	int32_t rc = set_dir(o, o->dir_fd, uid, gid, dir_mode, err);
-	/* What lies above one that was set already was set, too. */
-	for (size_t len = strlen(o->dir); rc == 1 && len > 1;) {
-		while (len > 1 && o->dir[len - 1] != '/') {
-			len--;
-		}
-		while (len > 1 && o->dir[len - 1] == '/') {
-			len--;
-		}
-		int fd = len > 1 ? open_part(o, len, err) : -1;
-		if (fd < 0) {
-			return fd < -1 ? fd : 0;
-		}
-		rc = set_dir(o, fd, uid, gid, dir_mode, err);
-		(void)close(fd); /* a directory */
+	struct us_made_dirs *made = o->made_dirs;
+	if (!made) {
+		return set_dirs(o, uid, gid, dir_mode, err);
 	}
-	return rc < 0 ? rc : 0;
+	(void)pthread_mutex_lock(&made->mutex);
+	made->is_mixed |= made->has_uid && made->uid != uid;
+	made->uid = made->has_uid ? made->uid : uid;
+	made->has_uid = 1;
+	int32_t rc = set_dirs(o, uid, gid, dir_mode, err);
+	(void)pthread_mutex_unlock(&made->mutex);
+	return rc;
 }
 
 /* Removes what a killed restore left; US_E_BUSY if it lives. */

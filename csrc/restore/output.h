@@ -8,6 +8,7 @@
 
 #include "../base/error.h"
 #include "../base/escape.h"
+#include "made_dirs.h"
 
 /*
  * The place where a database is restored to: its directory, the names that
@@ -18,8 +19,8 @@
 #define US_SIDE_SHM 1
 #define US_SIDE_NAME_LEN_MAX (NAME_MAX + 8) /* too long for the file system: does not exist */
 #define US_HIDDEN_NAME_LEN_MAX 40
-/* Of a directory that was just made. The sticky bit marks it until us_output_set_dirs. */
-#define US_OUTPUT_DIR_MODE 01700
+/* Of a directory that was just made, until us_output_set_dirs: one that nobody has else. */
+#define US_OUTPUT_DIR_MODE 03700
 
 struct us_output {
 	const char *path;               /* borrowed */
@@ -28,9 +29,10 @@ struct us_output {
 	size_t tree_len; /* of DIR: below that no link is followed; 0: DIR is the operator's own */
 	size_t made_len; /* of the first directory that was made, a prefix of DIR; 0: none */
 	int defer_sync;  /* set by the caller: what is made is durable after its syncfs only */
-	int64_t enter_wait_ns; /* of us_output_enter; us_output_open sets 30 s */
-	int dir_fd;      /* -1: the directory does not exist (yet) */
-	int temp_fd;     /* the file being restored, or -1 */
+	struct us_made_dirs *made_dirs; /* of a fleet, set by the caller; NULL: this one is alone */
+	int64_t enter_wait_ns;          /* of us_output_enter; us_output_open sets 30 s */
+	int dir_fd;                     /* -1: the directory does not exist (yet) */
+	int temp_fd;                    /* the file being restored, or -1 */
 	char name[NAME_MAX + 1];
 	char side[US_SIDE_COUNT][US_SIDE_NAME_LEN_MAX + 1];
 	/* Hidden names, the same in every restore of this output; place.c. */
@@ -90,7 +92,8 @@ void us_output_leave(const struct us_output *o);
 /*
  * Gives the directories that a restore has made on the way (this one, or another whose
  * database could not be restored) the owner of the database (as root), UID and GID, and a
- * mode that lets whoever may read it, by MODE, list them, and all pass. Directories that
+ * mode that lets whoever may read it, by MODE, list them, and all pass. One that databases
+ * of several owners share goes back to this process's user, with 0755. Directories that
  * were there stay as they are.
  */
 int32_t us_output_set_dirs(const struct us_output *o, uint32_t uid, uint32_t gid, uint32_t mode,

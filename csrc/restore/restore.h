@@ -11,9 +11,10 @@
 struct us_restore_env {
 	struct us_store *store;
 	const struct us_template *tmpl;
-	const char *tree; /* below it no link is followed; NULL: the pattern's prefix */
+	const char *tree;    /* below it no link is followed; NULL: the pattern's prefix */
 	uint64_t memory_len; /* that a large download may take, about */
-	int fallback; /* 1: an older good object in the place of a bad one */
+	struct us_made_dirs *made_dirs; /* of a fleet; may be NULL */
+	int fallback;                   /* 1: an older good object in the place of a bad one */
 	const _Atomic uint32_t *cancel; /* looked at between pieces; may be NULL */
 };
 
@@ -25,7 +26,8 @@ struct us_restore_env {
  * databases through one store.
  */
 int32_t us_restore_one(const struct us_restore_env *env, const struct us_restore_options *options,
-		       struct us_restore_result *ret, struct us_error *ret_bad, struct us_error *err);
+		       struct us_restore_result *ret, struct us_error *ret_bad,
+		       struct us_error *err);
 
 /* Downloads and checks what us_restore_one would choose for PATH, into the file FD. */
 int32_t us_verify_one(const struct us_restore_env *env, const char *path, uint32_t integrity_check,
@@ -40,6 +42,7 @@ int32_t us_restore_set_mode(const struct us_output *output, const struct us_trai
 /* What stands in the way of OUTPUT, before the network is asked. RET_SKIP: it is there,
  * and US_RESTORE_IF_DB_NOT_EXISTS. FLAGS: US_RESTORE_*. */
 int32_t us_restore_check_output(const struct us_output *output, uint32_t flags,
-				const _Atomic uint32_t *cancel, int *ret_skip, struct us_error *err);
+				const _Atomic uint32_t *cancel, int *ret_skip,
+				struct us_error *err);
 
 #endif

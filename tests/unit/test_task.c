@@ -249,6 +249,27 @@ static void test_restore_all(void **state)
 	assert_tree("data", COUNT);
 }
 
+/* As root: a directory goes to the owner of its databases, but not a shared one. */
+static void test_owners_of_directories(void **state)
+{
+	(void)state;
+	if (geteuid() != 0) {
+		skip();
+	}
+	shell("chown 1001:1001 data/org0/* data/org2/*; chown 1002:1002 data/org1/* "
+	      "data/org2/t002.db");
+	shell("chmod 600 data/org*/*; sleep 0.1");
+	sync_all();
+	shell("rm -rf data");
+	assert_int_equal(RUN(.kind = US_TASK_RESTORE), 0);
+	assert_int_equal(count_status(US_ROW_OK), COUNT);
+	shell("test $(stat -c %%u:%%a data/org0) = 1001:711 -a $(stat -c %%u:%%a data/org1) = "
+	      "1002:711");
+	shell("test $(stat -c %%u:%%a data/org2) = 0:755 -a $(stat -c %%u:%%a data) = 0:755");
+	shell("test $(stat -c %%u:%%g data/org2/t002.db) = 1002:1002");
+	shell("test -z \"$(find data -type d -perm -1000)\"");
+}
+
 static void test_output_dir_and_match(void **state)
 {
 	(void)state;
@@ -540,6 +561,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_restore_all),
+		TEST(test_owners_of_directories),
 		TEST(test_output_dir_and_match),
 		TEST(test_little_memory),
 		TEST(test_bad_objects),

@@ -19,7 +19,7 @@ struct us_made_dir {
 };
 
 struct us_made_dirs {
-	pthread_mutex_t mutex; /* held while one item looks at its directories */
+	pthread_mutex_t mutex; /* held while one item makes or gives away directories */
 	uint32_t uid;          /* of the first database */
 	int has_uid;
 	int is_mixed; /* another owner has come */

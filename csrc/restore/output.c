@@ -530,21 +530,41 @@ int32_t us_output_sync_dir(const struct us_output *o, struct us_error *err)
 /* ----------------------------------------------- directory and temporary file */
 
 /* Marks a directory that was just made, as far as it is still there under its name. */
-static int32_t mark_dir(const struct us_output *o, int parent_fd, const char *name,
-			struct us_error *err)
+static int mark_dir(int parent_fd, const char *name)
 {
 	int fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0) {
 		return 0; /* whoever has moved it has it; what comes next says so */
 	}
 	struct stat st;
-	int32_t rc = 0;
-	if (fstat(fd, &st) || (st.st_uid == geteuid() && fchmod(fd, US_OUTPUT_DIR_MODE))) {
-		rc = us_fail_errno(err, errno, "cannot set the mode of the directory of \"%s\"",
-				   o->shown);
-	}
+	int failed = fstat(fd, &st) || (st.st_uid == geteuid() && fchmod(fd, US_OUTPUT_DIR_MODE));
+	int saved = errno;
 	(void)close(fd); /* a directory */
-	return rc;
+	errno = saved;
+	return failed;
+}
+
+/* 1 if NAME was made, 0 if it was there. In a fleet under the mutex of made_dirs, so that no
+ * other restore sees it without its mark. */
+static int32_t make_one(const struct us_output *o, int parent_fd, const char *name,
+			struct us_error *err)
+{
+	if (o->made_dirs) {
+		(void)pthread_mutex_lock(&o->made_dirs->mutex);
+	}
+	int failed = mkdirat(parent_fd, name, 0700);
+	int was_there = failed && errno == EEXIST;
+	if (!failed) {
+		failed = mark_dir(parent_fd, name);
+	}
+	int saved = errno;
+	if (o->made_dirs) {
+		(void)pthread_mutex_unlock(&o->made_dirs->mutex);
+	}
+	return was_there ? 0
+	       : failed  ? us_fail_errno(err, saved, "cannot create the directory of \"%s\"",
+					 o->shown)
+			 : 1;
 }
 
 /* Makes the directory that is the first LEN bytes of o->dir, durably, if it does not
@@ -573,18 +593,16 @@ static int32_t make_part(struct us_output *o, size_t len, struct us_error *err)
 			       : us_fail_errno(err, ENOENT, "cannot open the directory of \"%s\"",
 					       o->shown);
 	}
-	int32_t rc = 0;
-	if (!mkdirat(parent_fd, name, 0700)) {
-		rc = mark_dir(o, parent_fd, name, err);
+	int32_t rc = make_one(o, parent_fd, name, err);
+	if (rc == 1) {
+		rc = 0;
 		if (o->made_len == 0 || len < o->made_len) {
 			o->made_len = len;
 		}
-		if (!rc && !o->defer_sync && fsync(parent_fd)) {
+		if (!o->defer_sync && fsync(parent_fd)) {
 			rc = us_fail_errno(err, errno,
 					   "cannot make the directory of \"%s\" durable", o->shown);
 		}
-	} else if (errno != EEXIST) {
-		rc = us_fail_errno(err, errno, "cannot create the directory of \"%s\"", o->shown);
 	}
 	(void)close(parent_fd); /* a directory, synced */
 	return rc;

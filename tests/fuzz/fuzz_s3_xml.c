@@ -72,7 +72,7 @@ static void check_escape(struct us_s3_page *page, const char *key, size_t len)
 		return;
 	}
 	us_text_init(&text, US_S3_PAGE_LEN_MAX);
-	us_text_puts(&text, "<ListBucketResult><Contents><Size>1</Size><Key>");
+	us_text_puts(&text, "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Size>1</Size><Key>");
 	us_s3_xml_escape(&text, key, len);
 	us_text_puts(&text, "</Key></Contents></ListBucketResult>");
 	require(check_document(page, US_S3_LISTING, text.data, text.len, 4096) == 0);

@@ -105,6 +105,9 @@ static void test_encoding_type(void **state)
 	}
 	assert_int_equal(parse(LIST LAST END), 0);
 	assert_int_equal(us_s3_page_count(page), 0);
+	/* Half a listing must not pass for a whole one. */
+	assert_int_equal(parse(LIST ENTRY("a", "1") END), US_E_HTTP);
+	assert_non_null(strstr(err.message, "whether there is more"));
 	/* A key that is nobody's does not make a bucket unreadable. */
 	assert_int_equal(parse(LIST LAST "<EncodingType>url</EncodingType>" ENTRY("a%00b", "1")
 				       ENTRY("c%2Fd", "2") END),

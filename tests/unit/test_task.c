@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -258,7 +259,7 @@ static void test_owners_of_directories(void **state)
 	}
 	shell("chown 1001:1001 data/org0/* data/org2/*; chown 1002:1002 data/org1/* "
 	      "data/org2/t002.db");
-	shell("chmod 600 data/org*/*; sleep 0.1");
+	shell("chmod 600 data/org*/*; sleep 1.1"); /* a second has one object */
 	sync_all();
 	shell("rm -rf data");
 	assert_int_equal(RUN(.kind = US_TASK_RESTORE), 0);
@@ -402,6 +403,56 @@ static void test_verify_against_state(void **state)
 	assert_int_equal(row_of(in_root("%s", db_name(0)))->code, US_E_OBJECT);
 	assert_non_null(strstr(row_of(in_root("%s", db_name(1)))->message, "is not in the target"));
 	assert_non_null(strstr(row_of(in_root("%s", db_name(2)))->message, "has no backup"));
+}
+
+/* A state file that cannot be read is told, not taken for nothing to compare with. */
+static void test_verify_with_damaged_state(void **state)
+{
+	(void)state;
+	shell("dd if=/dev/zero of=state/state.db bs=4096 count=1 conv=notrunc status=none");
+	assert_int_equal(RUN(.kind = US_TASK_VERIFY), US_E_STATE);
+	assert_non_null(strstr(error.message, "damaged"));
+	shell("rm -r state");
+	assert_int_equal(RUN(.kind = US_TASK_VERIFY, .sample_count = UINT64_MAX), 0);
+	assert_int_equal(count_status(US_ROW_OK), COUNT);
+}
+
+/* Somebody keeps one directory locked: its databases fail, and no others wait for them. */
+static void test_locked_directory(void **state)
+{
+	(void)state;
+	shell("mkdir -p out/org0");
+	int fd = open(in_root("out/org0"), O_RDONLY | O_DIRECTORY);
+	assert_true(fd >= 0);
+	assert_int_equal(flock(fd, LOCK_EX), 0);
+	assert_int_equal(RUN(.kind = US_TASK_RESTORE, .output_dir = in_root("out")), 0);
+	assert_int_equal(count_status(US_ROW_FAILED), COUNT / 4);
+	assert_int_equal(count_status(US_ROW_OK), COUNT - COUNT / 4);
+	for (size_t i = 0; i < row_count; i++) {
+		int is_locked = strstr(rows[i].output, "/org0/") != NULL;
+		assert_int_equal(rows[i].code, is_locked ? US_E_BUSY : 0);
+		/* The others came first. */
+		assert_true(is_locked || i < COUNT - COUNT / 4);
+	}
+	close(fd);
+	assert_int_equal(RUN(.kind = US_TASK_RESTORE, .output_dir = in_root("out"),
+			     .flags = US_RESTORE_IF_DB_NOT_EXISTS),
+			 0);
+	assert_int_equal(count_status(US_ROW_OK), COUNT / 4);
+	assert_tree("out", COUNT);
+}
+
+static void test_state_directory_removed(void **state)
+{
+	(void)state;
+	struct us *us = open_us(0, 0);
+	struct us_cycle_result result = { .struct_size = sizeof(result) };
+	assert_int_equal(us_cycle(us, &result, NULL), 0);
+	shell("rm -rf state");
+	error = (struct us_error){ .struct_size = sizeof(error) };
+	assert_int_equal(us_cycle(us, &result, &error), US_E_STATE);
+	assert_non_null(strstr(error.message, "restart"));
+	us_close(us);
 }
 
 static void test_list(void **state)
@@ -567,6 +618,9 @@ int main(void)
 		TEST(test_bad_objects),
 		TEST(test_verify),
 		TEST(test_verify_against_state),
+		TEST(test_verify_with_damaged_state),
+		TEST(test_locked_directory),
+		TEST(test_state_directory_removed),
 		TEST(test_list),
 		TEST(test_backups),
 		TEST(test_purge),

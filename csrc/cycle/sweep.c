@@ -117,11 +117,8 @@ struct us_sweep_run {
 static uint64_t hash_of_path(const struct us *us, const char *path)
 {
 	const char *prefix = us_pattern_prefix(us->pattern);
-	const char *rel = path + strlen(prefix) + (prefix[1] ? 1 : 0);
-	const char *slash = strrchr(rel, '/');
-	size_t dir_len = slash ? (size_t)(slash - rel) : 0;
-	const char *name = slash ? slash + 1 : rel;
-	return us_path_hash(&us_state_info(us->state)->key, rel, dir_len, name, strlen(name));
+	const char *below = path + strlen(prefix) + (prefix[1] ? 1 : 0);
+	return us_path_hash_of(&us_state_info(us->state)->key, below);
 }
 
 /* Whether KEY is an object's of ours; then run->path is its database. */

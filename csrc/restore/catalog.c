@@ -16,6 +16,10 @@
 
 /* A key of 1,024 bytes has at most 512 components. */
 #define LEVELS_MAX 512
+/* A patient listing goes on until nothing has come for so long. */
+#define OUTAGE_MAX_NS (60 * US_NS_PER_S)
+#define PAUSE_STEP_NS (100 * US_NS_PER_MS)
+#define PAUSE_STEPS 10
 
 struct level {
 	struct us_catalog_entry entry;
@@ -34,7 +38,9 @@ struct catalog {
 	uint32_t timestamp_s; /* names up to this one are not after the timestamp */
 	uint32_t newest_limit_s;
 	struct us_catalog_result result;
-	struct level *levels[LEVELS_MAX]; /* kept once made */
+	char last_key[US_KEY_LEN_MAX + 1]; /* of all listed; "": none yet */
+	int64_t moved_ns;                  /* when that was, monotonic */
+	struct level *levels[LEVELS_MAX];  /* kept once made */
 	size_t depth;
 };
 
@@ -175,6 +181,8 @@ static int32_t on_listed(void *arg, const char *key, size_t key_len, uint64_t ob
 	if (rc) {
 		return rc;
 	}
+	(void)snprintf(c->last_key, sizeof(c->last_key), "%s", key);
+	c->moved_ns = us_clock_mono_ns();
 	/* The name of second 0 would read as "none" everywhere. */
 	if (!us_object_key_parse(key, key_len, &prefix_len, &time_s) || time_s == 0) {
 		c->result.foreign_count++;
@@ -190,6 +198,38 @@ static int32_t on_listed(void *arg, const char *key, size_t key_len, uint64_t ob
 		top = c->levels[c->depth - 1];
 	}
 	return add_object(c, top, time_s, object_len);
+}
+
+/* Whether to go on behind the last key after a failure that may pass. Pauses. */
+static int is_worth_more(struct catalog *c, int32_t rc, const struct us_error *err)
+{
+	int passes =
+		rc == US_E_NETWORK || rc == US_E_TIMEOUT || (rc == US_E_HTTP && err->retryable);
+	if (!passes || !c->fns->is_patient || c->last_key[0] == '\0' ||
+	    us_clock_mono_ns() - c->moved_ns > OUTAGE_MAX_NS) {
+		return 0;
+	}
+	for (int i = 0; i < PAUSE_STEPS && !(c->cancel && *c->cancel); i++) {
+		us_clock_sleep_ns(PAUSE_STEP_NS);
+	}
+	return 1;
+}
+
+static int32_t list(struct catalog *c, struct us_store *store, const char *prefix,
+		    struct us_error *err)
+{
+	struct us_error own = US_ERROR_INIT;
+	int32_t rc = store->ops->list(store, prefix, on_listed, c, &own);
+	while (is_worth_more(c, rc, &own)) {
+		char after[US_KEY_LEN_MAX + 1];
+		memcpy(after, c->last_key, sizeof(after));
+		us_error_clear(&own);
+		rc = store->ops->list_after(store, prefix, after, on_listed, c, &own);
+	}
+	if (rc && err) {
+		*err = own;
+	}
+	return rc;
 }
 
 int32_t us_catalog_run(struct us_store *store, const struct us_template *tmpl, const char *only,
@@ -211,7 +251,7 @@ int32_t us_catalog_run(struct us_store *store, const struct us_template *tmpl, c
 	c->has_timestamp = timestamp_ns != 0;
 	c->timestamp_s = timestamp_s < UINT32_MAX ? (uint32_t)timestamp_s : UINT32_MAX;
 	c->newest_limit_s = newest_limit_s;
-	int32_t rc = store->ops->list(store, prefix, on_listed, c, err);
+	int32_t rc = list(c, store, prefix, err);
 	if (!rc) {
 		rc = close_levels(c, "", 0);
 	}

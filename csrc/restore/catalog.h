@@ -38,6 +38,9 @@ struct us_catalog_fns {
 	 * KEY is the whole key. */
 	int32_t (*surplus)(void *arg, const char *key, const struct us_backup *backup);
 	void *arg;
+	/* 1: once something was listed, a failure of the network or the server does not end
+	 * the listing before it has lasted a minute. */
+	int is_patient;
 };
 
 struct us_catalog_result {

@@ -343,7 +343,7 @@ static int32_t on_database(void *arg, const struct us_catalog_entry *entry)
 static void *lister_main(void *arg)
 {
 	struct us_fleet *f = arg;
-	const struct us_catalog_fns fns = { .database = on_database, .arg = f };
+	const struct us_catalog_fns fns = { .database = on_database, .is_patient = 1, .arg = f };
 	struct us_catalog_result result;
 	struct us_error err = US_ERROR_INIT;
 	int32_t rc = us_catalog_run(f->store, f->env.tmpl, NULL, f->options->timestamp_ns,

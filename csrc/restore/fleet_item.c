@@ -105,11 +105,7 @@ static int find_record(const struct us_fleet *f, const struct us_state *state,
 	if (!state) {
 		return 0;
 	}
-	const char *below = path + f->prefix_len + 1;
-	const char *slash = strrchr(below, '/');
-	const char *name = slash ? slash + 1 : below;
-	uint64_t hash = us_path_hash(&us_state_info(state)->key, below,
-				     slash ? (size_t)(slash - below) : 0, name, strlen(name));
+	uint64_t hash = us_path_hash_of(&us_state_info(state)->key, path + f->prefix_len + 1);
 	return us_table_get(table, hash, ret) && ret->content_hash != 0;
 }
 

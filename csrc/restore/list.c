@@ -82,7 +82,7 @@ static int32_t on_database(void *arg, const struct us_catalog_entry *entry)
 static int32_t list_all(struct list *l, struct us_error *err)
 {
 	struct us_task *task = l->task;
-	const struct us_catalog_fns fns = { .database = on_database, .arg = l };
+	const struct us_catalog_fns fns = { .database = on_database, .is_patient = 1, .arg = l };
 	struct us_catalog_result result;
 	int32_t rc = 0;
 	for (size_t i = 0; i < us_local_bad_count(l->local) && !rc; i++) {

@@ -202,7 +202,7 @@ static int32_t remove_all(struct purge *p, struct us_error *err)
 static int32_t run(struct purge *p, struct us_error *err)
 {
 	struct us_task *task = p->task;
-	const struct us_catalog_fns fns = { .database = on_database, .arg = p };
+	const struct us_catalog_fns fns = { .database = on_database, .is_patient = 1, .arg = p };
 	struct us_catalog_result result;
 	int32_t rc = check_walk(task, p->local, err);
 	if (!rc) {

@@ -10,6 +10,8 @@
  */
 #include "record.h"
 
+#include <string.h>
+
 #include "../base/bytes.h"
 
 struct us_siphash_key us_path_hash_key(const struct us_siphash_key *key, const char *dir,
@@ -31,6 +33,13 @@ uint64_t us_path_hash(const struct us_siphash_key *key, const char *dir, size_t 
 {
 	struct us_siphash_key dir_key = us_path_hash_key(key, dir, dir_len);
 	return us_path_hash_name(&dir_key, name, name_len);
+}
+
+uint64_t us_path_hash_of(const struct us_siphash_key *key, const char *below)
+{
+	const char *slash = strrchr(below, '/');
+	const char *name = slash ? slash + 1 : below;
+	return us_path_hash(key, below, slash ? (size_t)(slash - below) : 0, name, strlen(name));
 }
 
 uint64_t us_fingerprint(const struct us_siphash_key *key, const struct us_file_stat *db,

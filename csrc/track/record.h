@@ -70,6 +70,8 @@ static inline void us_record_set_unsynced(struct us_record *r, uint32_t since_s,
 /* The hash of a path below the prefix; never 0. */
 uint64_t us_path_hash(const struct us_siphash_key *key, const char *dir, size_t dir_len,
 		      const char *name, size_t name_len);
+/* The same of a whole path below the prefix. */
+uint64_t us_path_hash_of(const struct us_siphash_key *key, const char *below);
 /* The part of it that a directory has in common: with it, one short hash per name. */
 struct us_siphash_key us_path_hash_key(const struct us_siphash_key *key, const char *dir,
 				       size_t dir_len);

@@ -18,6 +18,7 @@
 static const char *keys[8192];
 static size_t key_count;
 static const char *empty_name; /* objects of this name are empty */
+static size_t fail_after;      /* keys; 0: no failure */
 
 static int by_bytes(const void *a, const void *b)
 {
@@ -28,10 +29,12 @@ static int32_t fake_list(struct us_store *store, const char *prefix, us_store_li
 			 void *arg, struct us_error *err)
 {
 	(void)store;
-	(void)err;
 	qsort(keys, key_count, sizeof(keys[0]), by_bytes);
 	for (size_t i = 0; i < key_count; i++) {
 		if (strncmp(keys[i], prefix, strlen(prefix)) == 0) {
+			if (fail_after && i == fail_after) {
+				return us_fail(err, US_E_NETWORK, "the line is dead");
+			}
 			int is_empty = empty_name && strstr(keys[i], empty_name) != NULL;
 			int32_t rc = fn(arg, keys[i], strlen(keys[i]), is_empty ? 0 : 10 + i);
 			if (rc) {
@@ -276,6 +279,32 @@ static void test_empty_objects(void **state)
 	close_template();
 }
 
+/* A listing that breaks off is gone on with, where that was asked for. */
+static void test_patience(void **state)
+{
+	(void)state;
+	struct us_error err = US_ERROR_INIT;
+	open_template("/data/*.db", "{{name}}");
+	key_count = 0;
+	keys[key_count++] = "x/20260101T000000Z.db.lz4";
+	keys[key_count++] = "x/20260102T000000Z.db.lz4";
+	keys[key_count++] = "x/20260103T000000Z.db.lz4";
+	keys[key_count++] = "y/20260101T000000Z.db.lz4";
+	fail_after = 2;
+	assert_int_equal(run(NULL), US_E_NETWORK);
+	const struct us_catalog_fns fns = { .database = on_database, .is_patient = 1 };
+	trace[0] = '\0';
+	list_count = 0;
+	assert_int_equal(
+		us_catalog_run(&fake, tmpl, NULL, 0, UINT32_MAX, &fns, NULL, &result, &err), 0);
+	assert_string_equal(trace, "x /data/x.db 3 20260103T000000Z\n"
+				   "y /data/y.db 1 20260101T000000Z\n");
+	assert_int_equal(list_count, 1);
+	assert_int_equal(result.ours_count, 4);
+	fail_after = 0;
+	close_template();
+}
+
 static void test_stops(void **state)
 {
 	(void)state;
@@ -355,6 +384,7 @@ int main(void)
 		cmocka_unit_test(test_databases_below_databases),
 		cmocka_unit_test(test_timestamp),
 		cmocka_unit_test(test_empty_objects),
+		cmocka_unit_test(test_patience),
 		cmocka_unit_test(test_stops),
 		cmocka_unit_test(test_hosts),
 	};

@@ -193,6 +193,14 @@ void us_fleet_note_network(struct us_fleet *f, const struct us_error *failure)
 	(void)pthread_mutex_unlock(&f->mutex);
 }
 
+int us_fleet_is_outage(struct us_fleet *f)
+{
+	(void)pthread_mutex_lock(&f->mutex);
+	int is = f->network_failures >= BRAKE_FAILURES;
+	(void)pthread_mutex_unlock(&f->mutex);
+	return is;
+}
+
 void us_fleet_get(struct us_fleet *f, struct us_fleet_item *item)
 {
 	struct us_get *get = &item->flight->get;

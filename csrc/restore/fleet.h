@@ -122,6 +122,8 @@ void us_fleet_suspect(struct us_fleet *fleet, struct us_fleet_item *item);
 void us_fleet_release(struct us_fleet *fleet, struct us_fleet_item *item);
 /* A failure of the network, or (NULL) that it works. After many in a row all is given up. */
 void us_fleet_note_network(struct us_fleet *fleet, const struct us_error *failure);
+/* Whether nothing has come from the target for some failures. */
+int us_fleet_is_outage(struct us_fleet *fleet);
 /* Hands the item's get to the store. */
 void us_fleet_get(struct us_fleet *fleet, struct us_fleet_item *item);
 

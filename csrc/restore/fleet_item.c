@@ -8,13 +8,11 @@
 #include "../base/escape.h"
 #include "fleet.h"
 
-#define TRIES_MAX 12
+#define TRIES_MAX 5
 /* By a directory that somebody keeps locked, or another restore of the same output. */
 #define BLOCKED_TRIES_MAX 4
 #define RETRY_FIRST_NS (US_NS_PER_S / 2)
 #define RETRY_MOST_NS (8 * US_NS_PER_S)
-/* A directory that is locked for longer is come back to: others must not wait. */
-#define ENTER_WAIT_NS (100 * US_NS_PER_MS)
 /* Larger ones are not downloaded only to see their snapshot time. */
 #define PROBE_LEN_MIN (UINT64_C(1) << 20)
 /* us_fleet's own code: the object is younger than the timestamp. */
@@ -303,7 +301,7 @@ static int prepare_output(struct us_fleet *f, struct us_fleet_item *item)
 		rc = us_output_open(o, flight->output_path, f->env.tree, &err);
 		flight->is_open = 1;
 		o->defer_sync = 1;
-		o->enter_wait_ns = ENTER_WAIT_NS;
+		o->enter_wait_ns = US_OUTPUT_FLEET_WAIT_NS;
 		o->made_dirs = &f->made_dirs;
 	}
 	if (!rc) {
@@ -456,7 +454,8 @@ static int is_worth_another_look(int32_t rc)
 
 static void try_later(struct us_fleet *f, struct us_fleet_item *item)
 {
-	int64_t wait_ns = RETRY_FIRST_NS << item->tries++;
+	int64_t wait_ns = RETRY_FIRST_NS << item->tries;
+	item->tries += !us_fleet_is_outage(f); /* that is no fault of this one */
 	us_fleet_flight_free(item);
 	us_fleet_retry(f, item,
 		       us_clock_mono_ns() + (wait_ns < RETRY_MOST_NS ? wait_ns : RETRY_MOST_NS));

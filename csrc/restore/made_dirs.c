@@ -9,11 +9,17 @@
 void us_made_dirs_init(struct us_made_dirs *made)
 {
 	(void)pthread_mutex_init(&made->mutex, NULL); /* never fails on Linux */
+	for (int i = 0; i < US_ENTER_COUNT; i++) {
+		(void)pthread_mutex_init(&made->enter[i], NULL);
+	}
 }
 
 void us_made_dirs_done(struct us_made_dirs *made)
 {
 	(void)pthread_mutex_destroy(&made->mutex); /* nobody restores any more */
+	for (int i = 0; i < US_ENTER_COUNT; i++) {
+		(void)pthread_mutex_destroy(&made->enter[i]);
+	}
 	us_free(made->slots);
 }
 

@@ -18,7 +18,12 @@ struct us_made_dir {
 	uint32_t is_shared; /* taken back */
 };
 
+#define US_ENTER_COUNT 64
+
 struct us_made_dirs {
+	/* By directory: workers of one fleet wait for each other here, and only for other
+	 * processes at the directory's flock, where waiting is polling. Held as that is. */
+	pthread_mutex_t enter[US_ENTER_COUNT];
 	pthread_mutex_t mutex; /* held while one item makes or gives away directories */
 	uint32_t uid;          /* of the first database */
 	int has_uid;

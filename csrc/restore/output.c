@@ -491,8 +491,18 @@ void us_output_unlock(struct us_output_locks *locks)
 	locks->db_fd = locks->shm_fd = -1;
 }
 
-int32_t us_output_enter(const struct us_output *o, const _Atomic uint32_t *cancel,
-			struct us_error *err)
+/* The mutex of the output's directory; NULL: it is restored alone. */
+static pthread_mutex_t *enter_mutex(const struct us_output *o)
+{
+	uint32_t hash = 2166136261u; /* FNV-1a */
+	for (const char *at = o->dir; *at; at++) {
+		hash = (hash ^ (unsigned char)*at) * 16777619u;
+	}
+	return o->made_dirs ? &o->made_dirs->enter[hash % US_ENTER_COUNT] : NULL;
+}
+
+static int32_t take_flock(const struct us_output *o, const _Atomic uint32_t *cancel,
+			  struct us_error *err)
 {
 	int64_t end_ns = us_clock_mono_ns() + o->enter_wait_ns;
 	int64_t pause_ns = ENTER_PAUSE_FIRST_NS;
@@ -514,9 +524,27 @@ int32_t us_output_enter(const struct us_output *o, const _Atomic uint32_t *cance
 	return 0;
 }
 
+int32_t us_output_enter(const struct us_output *o, const _Atomic uint32_t *cancel,
+			struct us_error *err)
+{
+	pthread_mutex_t *mutex = enter_mutex(o);
+	if (mutex) {
+		(void)pthread_mutex_lock(mutex);
+	}
+	int32_t rc = take_flock(o, cancel, err);
+	if (rc && mutex) {
+		(void)pthread_mutex_unlock(mutex);
+	}
+	return rc;
+}
+
 void us_output_leave(const struct us_output *o)
 {
+	pthread_mutex_t *mutex = enter_mutex(o);
 	(void)flock(o->dir_fd, LOCK_UN); /* not held where it could not be taken */
+	if (mutex) {
+		(void)pthread_mutex_unlock(mutex);
+	}
 }
 
 int32_t us_output_sync_dir(const struct us_output *o, struct us_error *err)

@@ -19,6 +19,9 @@
 #define US_SIDE_SHM 1
 #define US_SIDE_NAME_LEN_MAX (NAME_MAX + 8) /* too long for the file system: does not exist */
 #define US_HIDDEN_NAME_LEN_MAX 40
+/* enter_wait_ns in a fleet: a directory that is locked for longer is come back to, others
+ * must not wait. */
+#define US_OUTPUT_FLEET_WAIT_NS INT64_C(100000000)
 /* Of a directory that was just made, until us_output_set_dirs: one that nobody has else. */
 #define US_OUTPUT_DIR_MODE 03700
 

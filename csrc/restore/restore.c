@@ -246,7 +246,10 @@ static int32_t run(struct restore *r, int *ret_skip, struct us_error *ret_bad, s
 		r->env->tree ? r->env->tree : us_pattern_prefix(us_template_pattern(r->env->tmpl));
 	int32_t rc = us_output_open(&r->output, output ? output : r->options->path, tree, err);
 	r->shown = r->output.shown;
-	r->output.made_dirs = r->env->made_dirs;
+	if (r->env->made_dirs) {
+		r->output.made_dirs = r->env->made_dirs;
+		r->output.enter_wait_ns = US_OUTPUT_FLEET_WAIT_NS;
+	}
 	if (!rc) {
 		rc = us_restore_check_output(&r->output, r->options->flags, r->origin.cancel,
 					     ret_skip, err);

@@ -23,7 +23,11 @@
  * Bounds: `listed` takes at most listed_max bytes, objects in memory at most staged_max
  * (one is always allowed), and at most flight_max items are worked on.
  *
- * Locks: fleet.mutex, then nothing; never held across I/O.
+ * An outage of the target stops the start of items (BRAKE_*), not the task, for up to
+ * OUTAGE_MAX_NS. VERIFY: what is whole but not what the state knows is looked at once more
+ * when all others are over (recheck).
+ *
+ * Locks: fleet.mutex, then nothing; never held across I/O. Those of made_dirs are: output.c.
  */
 #include "fleet.h"
 

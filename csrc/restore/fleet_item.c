@@ -15,7 +15,7 @@
 #define RETRY_MOST_NS (8 * US_NS_PER_S)
 /* Larger ones are not downloaded only to see their snapshot time. */
 #define PROBE_LEN_MIN (UINT64_C(1) << 20)
-/* us_fleet's own code: the object is younger than the timestamp. */
+/* This file's own code: the object is younger than the timestamp. */
 #define TOO_YOUNG 1
 
 static struct us_origin origin_of(struct us_fleet_worker *w, const struct us_fleet_item *item)

@@ -12,8 +12,9 @@
  * bytes has room. A temporary file is locked (byte 0, open file description) as
  * long as its restore lives: one without that lock is a leftover.
  *
- * Locks, in the order in which they are taken: flock of the directory (only while
- * names change), then SQLite's locks:
+ * Locks, in the order in which they are taken: in a fleet the mutex of the directory
+ * (made_dirs.h), flock of the directory (both only while names change), then SQLite's
+ * locks; made_dirs.mutex is taken alone:
  *
  *	database  0x40000000 PENDING, +1 RESERVED, +2..+511 SHARED	(os_unix.c)
  *	-shm      120..127 WAL-index locks, 128 DMS ("dead man's switch")

@@ -39,6 +39,10 @@ package multidb
 #cgo nocallback us_restore
 #cgo noescape us_sweep
 #cgo nocallback us_sweep
+#cgo noescape us_acquire
+#cgo nocallback us_acquire
+#cgo noescape us_release
+#cgo nocallback us_release
 #cgo noescape us_task_start
 #cgo nocallback us_task_start
 #cgo noescape us_task_next
@@ -71,7 +75,8 @@ var _ = [1]struct{}{}[(C.US_E_NOMEM-ErrNoMemory)|(C.US_E_ARG-ErrArgument)|(C.US_
 	(C.US_E_CORRUPT-ErrCorrupt)|(C.US_E_NAME-ErrName)|(C.US_E_ACCESS-ErrAccess)|
 	(C.US_E_NETWORK-ErrNetwork)|(C.US_E_TIMEOUT-ErrTimeout)|(C.US_E_HTTP-ErrHTTP)|
 	(C.US_E_OBJECT-ErrObject)|(C.US_E_CANCELED-ErrCanceled)|(C.US_E_LOCKED-ErrLocked)|
-	(C.US_E_NOSPACE-ErrNoSpace)|(C.US_E_STATE-ErrState)|(C.US_E_UNSUPPORTED-ErrUnsupported)]
+	(C.US_E_NOSPACE-ErrNoSpace)|(C.US_E_STATE-ErrState)|(C.US_E_UNSUPPORTED-ErrUnsupported)|
+	(C.US_E_OWNED-ErrOwned)]
 
 // And the same for the other constants of engine.go.
 var _ = [1]struct{}{}[(C.US_EVENT_FAILED^eventFailed)|(C.US_EVENT_RECOVERED^eventRecovered)|
@@ -82,6 +87,8 @@ var _ = [1]struct{}{}[(C.US_INTEGRITY_NONE^integrityNone)|(C.US_INTEGRITY_QUICK^
 	(C.US_INTEGRITY_FULL^integrityFull)]
 var _ = [1]struct{}{}[(C.US_TASK_LIST^taskList)|(C.US_TASK_BACKUPS^taskBackups)|
 	(C.US_TASK_RESTORE^taskRestore)|(C.US_TASK_VERIFY^taskVerify)|(C.US_TASK_PURGE^taskPurge)]
+var _ = [1]struct{}{}[(C.US_OWNER_UNKNOWN^ownerUnknown)|(C.US_OWNER_US^ownerUs)|
+	(C.US_OWNER_OTHER^ownerOther)|(C.US_OWNER_UNGUARDED^ownerUnguarded)]
 var _ = [1]struct{}{}[(C.US_ROW_OK^rowOK)|(C.US_ROW_GONE^rowGone)|(C.US_ROW_NEVER^rowNever)|
 	(C.US_ROW_SKIPPED^rowSkipped)|(C.US_ROW_FAILED^rowFailed)]
 
@@ -201,6 +208,34 @@ func (c *core) finish() {
 	}
 }
 
+func (c *core) acquire(takeover bool, timeout time.Duration) error {
+	if err := c.begin(); err != nil {
+		return err
+	}
+	defer c.end()
+	var flags C.uint32_t
+	if takeover {
+		flags = C.US_ACQUIRE_TAKEOVER
+	}
+	cerr := newCError()
+	if rc := C.us_acquire(c.ptr, flags, C.int32_t(timeout.Milliseconds()), &cerr); rc < 0 {
+		return coreError(rc, &cerr)
+	}
+	return nil
+}
+
+func (c *core) release(timeout time.Duration) error {
+	if err := c.begin(); err != nil {
+		return err
+	}
+	defer c.end()
+	cerr := newCError()
+	if rc := C.us_release(c.ptr, C.int32_t(timeout.Milliseconds()), &cerr); rc < 0 {
+		return coreError(rc, &cerr)
+	}
+	return nil
+}
+
 // sweep makes the next cycle begin with a sweep of the target.
 func (c *core) sweep() {
 	if c.begin() == nil {
@@ -273,6 +308,7 @@ func (c *core) stats() (coreStats, error) {
 			delete: uint64(s.api_delete),
 		},
 		targetUnreachable: s.target_unreachable != 0,
+		owner:             ownerStatus(s.owner),
 		lastSweep:         fromNanos(s.last_sweep_ns),
 		sweep: sweepStats{
 			objects: uint64(s.sweep_objects),

@@ -2,7 +2,10 @@
 
 package multidb
 
-import "errors"
+import (
+	"errors"
+	"time"
+)
 
 // errNoCore is what everything but reading the configuration answers in a build
 // that could not link the C core.
@@ -23,6 +26,8 @@ func (*core) restore(restoreOptions) (restoreResult, error) { return restoreResu
 func (*core) startTask(taskOptions) (task, error)           { return nil, errNoCore }
 func (*core) hosts() ([]string, error)                      { return nil, errNoCore }
 func (*core) exclude(string) error                          { return errNoCore }
+func (*core) acquire(bool, time.Duration) error             { return errNoCore }
+func (*core) release(time.Duration) error                   { return errNoCore }
 func (*core) sweep()                                        {}
 func (*core) finish()                                       {}
 func (*core) cancel()                                       {}

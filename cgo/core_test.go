@@ -162,7 +162,7 @@ func TestCore_Once(t *testing.T) {
 
 	// A restart knows what the target has.
 	r = mustOpen(t, cfg)
-	if s = mustOnce(t, r); s.uploadsSuccess != 0 || s.databases != 7 || s.calls.put != 0 {
+	if s = mustOnce(t, r); s.uploadsSuccess != 0 || s.databases != 7 || s.calls.put != 1 { // the owner object
 		t.Fatalf("after a restart: %+v", s)
 	}
 }

@@ -14,6 +14,10 @@ type engine interface {
 	nextEvents() ([]event, error)
 	setCredentials(c credentials) error
 	exclude(path string) error
+	// acquire asks for the target, or takes it from whoever has it. It fails with
+	// ErrOwned if another replicator has it, with ErrTimeout if there is no answer yet.
+	acquire(takeover bool, timeout time.Duration) error
+	release(timeout time.Duration) error
 	sweep()
 	finish()
 	cancel()
@@ -58,6 +62,7 @@ type coreStats struct {
 	scanSeconds, cycleSeconds                 float64
 	calls                                     apiCalls
 	targetUnreachable                         bool
+	owner                                     ownerStatus
 	lastSweep                                 time.Time // the last complete one; zero: none
 	sweep                                     sweepStats
 	objectsDeleted, databasesReconciled       uint64
@@ -71,6 +76,28 @@ type sweepStats struct {
 	calls          apiCalls
 	seconds        float64
 	failed         bool
+}
+
+// ownerStatus says whether this replicator may write to the target.
+type ownerStatus uint32
+
+const (
+	ownerUnknown   ownerStatus = 0 // the target could not be asked
+	ownerUs        ownerStatus = 1
+	ownerOther     ownerStatus = 2
+	ownerUnguarded ownerStatus = 3 // the target refuses owner objects
+)
+
+func (s ownerStatus) String() string {
+	switch s {
+	case ownerUs:
+		return "this"
+	case ownerOther:
+		return "another"
+	case ownerUnguarded:
+		return "unguarded"
+	}
+	return "unknown"
 }
 
 // failure is one of the databases that fail longest (struct us_failure).

@@ -34,6 +34,7 @@ const (
 	ErrNoSpace     Code = -19
 	ErrState       Code = -20
 	ErrUnsupported Code = -21
+	ErrOwned       Code = -22
 )
 
 var codeTexts = map[Code]string{
@@ -58,6 +59,7 @@ var codeTexts = map[Code]string{
 	ErrNoSpace:     "no space left",
 	ErrState:       "state file failed",
 	ErrUnsupported: "not supported",
+	ErrOwned:       "target is in use by another replicator",
 }
 
 func (c Code) Error() string {

@@ -27,6 +27,9 @@ type fakeEngine struct {
 	events   []event
 	creds    []credentials
 	sweeps   int
+
+	acquireErr         error
+	takeover, released bool
 }
 
 func newFakeEngine() *fakeEngine {
@@ -111,6 +114,20 @@ func (f *fakeEngine) setCredentials(c credentials) error {
 }
 
 func (f *fakeEngine) exclude(string) error { return nil }
+
+func (f *fakeEngine) acquire(takeover bool, _ time.Duration) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.takeover = takeover
+	return f.acquireErr
+}
+
+func (f *fakeEngine) release(time.Duration) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.released = true
+	return nil
+}
 
 func (f *fakeEngine) sweep() {
 	f.mu.Lock()

@@ -26,6 +26,12 @@ const (
 	// sweepInterval is the core's: a sweep is due so long after the last.
 	sweepInterval = 24 * time.Hour
 
+	// acquireTimeout is how long Open waits for the target's answer.
+	acquireTimeout = 5 * time.Second
+
+	// releaseTimeout is how long Close waits until the target is given back.
+	releaseTimeout = 2 * time.Second
+
 	// finishInterval is how often Close repeats us_finish: one that comes just
 	// before a cycle starts does not affect that cycle.
 	finishInterval = 100 * time.Millisecond
@@ -74,10 +80,12 @@ type Options struct {
 	Version          string
 	Once             bool // Once will be called: nothing is deleted from the target,
 	EnforceRetention bool // unless Once is to do what retention asks for, now
+	Takeover         bool // the target is taken from whoever has it
 }
 
-// Open opens the fleet that cfg describes. It touches only the state directory;
-// nothing is read or uploaded before Start or Once. When ctx is done the loop stops.
+// Open opens the fleet that cfg describes. It touches only the state directory and the
+// target's owner object; nothing is read or uploaded before Start or Once. It fails if
+// another replicator has the target. When ctx is done the loop stops.
 func Open(ctx context.Context, cfg *Config, opt Options) (*UltraSimpleReplicator, error) {
 	if opt.Once && !opt.EnforceRetention {
 		keepAll := *cfg
@@ -95,7 +103,22 @@ func Open(ctx context.Context, cfg *Config, opt Options) (*UltraSimpleReplicator
 		"target", targetName(cfg),
 		"sync-interval", cfg.SyncInterval)
 	r.refreshCredentials()
+	if err := r.acquire(opt.Takeover); err != nil {
+		return nil, errors.Join(err, r.Close(ctx, 0))
+	}
 	return r, nil
+}
+
+// acquire fails if another replicator has the target. What does not answer soon is
+// asked again by every cycle.
+func (r *UltraSimpleReplicator) acquire(takeover bool) error {
+	err := r.core.acquire(takeover, acquireTimeout)
+	if errors.Is(err, ErrOwned) {
+		return fmt.Errorf("multi_db: %w", err)
+	} else if err != nil {
+		r.log.Warn("cannot ask the target whether another replicator has it", "error", err)
+	}
+	return nil
 }
 
 func newReplicator(ctx context.Context, cfg *Config, version string, core engine) *UltraSimpleReplicator {
@@ -468,6 +491,9 @@ func (r *UltraSimpleReplicator) close(ctx context.Context, shutdownSyncTimeout t
 		err = errors.New("multi_db: the last cycle was cut off")
 	}
 	r.detach()
+	if idle {
+		r.release(ctx)
+	}
 	return errors.Join(err, r.closeCore(ctx))
 }
 
@@ -514,6 +540,18 @@ func (r *UltraSimpleReplicator) lastCycle(ctx context.Context, timeout time.Dura
 		return fmt.Errorf("multi_db: last cycle: %w", err)
 	}
 	return nil
+}
+
+// release gives the target back, so that another machine need not wait until this one
+// counts as gone.
+func (r *UltraSimpleReplicator) release(ctx context.Context) {
+	timeout := releaseTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = max(min(timeout, time.Until(deadline)/2), 0)
+	}
+	if err := r.core.release(timeout); err != nil && !errors.Is(err, ErrCanceled) {
+		r.log.Debug("the target was not given back", "error", err)
+	}
 }
 
 // closeCore cancels what is still under way, joins it and closes the handle.

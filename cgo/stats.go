@@ -114,6 +114,7 @@ type statsResponse struct {
 	DatabasesGone           uint64            `json:"databases_gone"`
 	WalkFailures            uint64            `json:"walk_failures"`
 	TargetUnreachable       bool              `json:"target_unreachable"`
+	Owner                   string            `json:"owner"`
 	ScanSeconds             float64           `json:"scan_seconds"`
 	CycleSeconds            float64           `json:"cycle_seconds"`
 	CycleOverruns           uint64            `json:"cycle_overruns"`
@@ -193,6 +194,7 @@ func (s *snapshot) response(now time.Time) statsResponse {
 		DatabasesGone:           s.databasesGone,
 		WalkFailures:            s.walkFailures,
 		TargetUnreachable:       s.targetUnreachable,
+		Owner:                   s.owner.String(),
 		ScanSeconds:             s.scanSeconds,
 		CycleSeconds:            s.cycleSeconds,
 		CycleOverruns:           s.cycleOverruns,
@@ -388,6 +390,8 @@ var metrics = []metric{
 		func(s *snapshot) float64 { return float64(s.walkFailures) }),
 	gauge("target_unreachable", "Whether the last cycle gave up on the target",
 		func(s *snapshot) float64 { return oneIf(s.targetUnreachable) }),
+	gauge("owner", "Whether this replicator may write to the target",
+		func(s *snapshot) float64 { return oneIf(s.owner == ownerUs || s.owner == ownerUnguarded) }),
 	gauge("scan_seconds", "Duration of the last scan, in seconds",
 		func(s *snapshot) float64 { return s.scanSeconds }),
 	gauge("cycle_seconds", "Duration of the last cycle, in seconds",

@@ -39,7 +39,7 @@ var statsFields = []string{
 	"cycles", "unsynced", "oldest_unsynced_seconds", "uploads_skipped_unchanged", "databases_failed",
 	"databases_empty", "not_databases", "databases_gone", "scan_seconds", "cycle_seconds", "cycle_overruns",
 	"api_calls", "cost_usd_per_day", "failures", "target", "version", "uptime_seconds", "walk_failures",
-	"target_unreachable", "cycles_failed", "cycle_error", "last_sweep", "sweep", "objects_deleted",
+	"target_unreachable", "owner", "cycles_failed", "cycle_error", "last_sweep", "sweep", "objects_deleted",
 	"databases_reconciled", "uploads_aborted", "last_verify",
 }
 
@@ -199,7 +199,7 @@ func TestMetrics(t *testing.T) {
 		changedLastCycle: 2, uploadsSuccess: 3, uploadsFailed: 4, bytesUploaded: 5,
 		uploadsSkippedUnchanged: 6, unsynced: 7, oldestUnsynced: time.Now().Add(-8 * time.Second),
 		databasesFailed: 9, databasesEmpty: 10, notDatabases: 11, databasesGone: 12, walkFailures: 13,
-		scanSeconds: 14, cycleSeconds: 15, calls: apiCalls{16, 17, 18, 19}, targetUnreachable: true,
+		scanSeconds: 14, cycleSeconds: 15, calls: apiCalls{16, 17, 18, 19}, targetUnreachable: true, owner: ownerUs,
 		lastSweep: time.Unix(1700000000, 0), objectsDeleted: 20, databasesReconciled: 21, uploadsAborted: 22,
 		sweep: sweepStats{objects: 23, bytes: 24, calls: apiCalls{list: 25, delete: 26}, seconds: 27, failed: true},
 	}
@@ -213,7 +213,7 @@ func TestMetrics(t *testing.T) {
 		"uploads_skipped_unchanged": 6, "unsynced": 7, "databases_failed": 9, "databases_empty": 10,
 		"not_databases": 11, "databases_gone": 12, "walk_failures": 13, "scan_seconds": 14, "cycle_seconds": 15,
 		"api_calls,operation=PUT": 16, "api_calls,operation=GET": 17, "api_calls,operation=LIST": 18,
-		"api_calls,operation=DELETE": 19, "target_unreachable": 1, "cycles": 1, "cycles_failed": 0,
+		"api_calls,operation=DELETE": 19, "target_unreachable": 1, "owner": 1, "cycles": 1, "cycles_failed": 0,
 		"cycle_overruns": 0, "cost_usd_per_day": 0, "last_sweep_timestamp_seconds": 1700000000,
 		"objects_deleted": 20, "databases_reconciled": 21, "uploads_aborted": 22, "sweep_objects": 23, "sweep_bytes": 24,
 		"sweep_list": 25, "sweep_delete": 26, "sweep_seconds": 27, "sweep_failed": 1, "sweep_cost_usd": 0,

@@ -29,7 +29,8 @@
 #define FILE_JOBS 2048
 #define DESCRIPTORS_SPARE 64
 #define CONCURRENCY_LEAST 8
-#define TASK_WAIT_MS_MAX 1000000
+#define WAIT_MS_MAX 1000000
+#define RELEASE_WAIT_MS 1000
 #define STATE_DIR_NAME ".litestream-multi-db"
 #define FLAGS_KNOWN \
 	(US_OPEN_READ_ONLY | US_OPEN_ANY_FILESYSTEM | US_OPEN_S3_PATH_STYLE | \
@@ -496,6 +497,7 @@ static int32_t open_state(struct us *us, struct us_error *err)
 	}
 	us->high_water_ns = us_state_info(us->state)->high_water_ns;
 	us->swept_s = us_state_info(us->state)->last_sweep_s;
+	us->commits = us_state_info(us->state)->commits;
 	us->stats.last_sweep_ns = us->published.last_sweep_ns = us->swept_s * US_NS_PER_S;
 	if (reset[0]) {
 		(void)us_report_event(us->report, US_EVENT_STATE_RESET, "", "state",
@@ -598,6 +600,9 @@ static int32_t open_all(struct us *us, const struct us_options *o, struct us_err
 		rc = open_state(us, err);
 	}
 	if (!rc && !read_only) {
+		rc = us_owner_new(us, &us->owner, err);
+	}
+	if (!rc && !read_only) {
 		rc = us_workers_start(us, err);
 	}
 	return rc;
@@ -645,8 +650,12 @@ US_API void us_close(struct us *us)
 	if (!us) {
 		return;
 	}
+	if (us->owner && !us->canceled) {
+		(void)us_owner_release(us->owner, RELEASE_WAIT_MS, NULL); /* else it gets stale */
+	}
 	us_cancel(us);
 	us_sweep_stop(us);
+	us_owner_free(us->owner);
 	us_workers_stop(us);
 	if (us->store) {
 		us->store->ops->close(us->store);
@@ -769,14 +778,48 @@ US_API int32_t us_cycle(struct us *us, struct us_cycle_result *ret_result, struc
 	return give_struct(ret_result, &us->now, sizeof(us->now), "ret_result", err);
 }
 
+static int32_t check_owner_args(struct us *us, int32_t timeout_ms, struct us_error *err)
+{
+	int32_t rc = check_alive(us, err);
+	if (rc) {
+		return rc;
+	}
+	return us->flags & US_OPEN_READ_ONLY || timeout_ms < 0 || timeout_ms > WAIT_MS_MAX
+		       ? us_fail(err, US_E_ARG,
+				 "this handle is read-only, or timeout_ms out of range")
+		       : 0;
+}
+
+US_API int32_t us_acquire(struct us *us, uint32_t flags, int32_t timeout_ms, struct us_error *err)
+{
+	int32_t rc = check_owner_args(us, timeout_ms, err);
+	if (rc) {
+		return rc;
+	}
+	if (flags & ~US_ACQUIRE_TAKEOVER) {
+		return us_fail(err, US_E_ARG, "us_acquire: unknown flags 0x%x", flags);
+	}
+	rc = us_check_credentials(us, err);
+	return rc ? rc
+		  : us_owner_ask(us->owner, (flags & US_ACQUIRE_TAKEOVER) != 0, timeout_ms, err);
+}
+
+US_API int32_t us_release(struct us *us, int32_t timeout_ms, struct us_error *err)
+{
+	int32_t rc = check_owner_args(us, timeout_ms, err);
+	return rc ? rc : us_owner_release(us->owner, timeout_ms, err);
+}
+
 US_API int32_t us_stats(struct us *us, struct us_stats *ret_stats, struct us_error *err)
 {
 	if (!us) {
 		return us_fail(err, US_E_ARG, "the handle is NULL");
 	}
+	uint32_t owner = us->owner ? us_owner_status(us->owner) : US_OWNER_UNKNOWN;
 	(void)pthread_mutex_lock(&us->mutex);
 	struct us_stats stats = us->published;
 	(void)pthread_mutex_unlock(&us->mutex);
+	stats.owner = owner;
 	return give_struct(ret_stats, &stats, sizeof(stats), "ret_stats", err);
 }
 
@@ -910,7 +953,7 @@ US_API int32_t us_task_start(struct us *us, const struct us_task_options *option
 US_API int32_t us_task_next(struct us_task *task, int32_t timeout_ms, struct us_row *ret_rows,
 			    size_t capacity, struct us_progress *ret_progress, struct us_error *err)
 {
-	if (!task || (capacity && !ret_rows) || timeout_ms < 0 || timeout_ms > TASK_WAIT_MS_MAX) {
+	if (!task || (capacity && !ret_rows) || timeout_ms < 0 || timeout_ms > WAIT_MS_MAX) {
 		return us_fail(err, US_E_ARG,
 			       "task or ret_rows is NULL, or timeout_ms out of range");
 	}

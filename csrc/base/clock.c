@@ -32,6 +32,11 @@ int64_t us_clock_mono_ns(void)
 	return read_clock(CLOCK_MONOTONIC);
 }
 
+int64_t us_clock_boot_ns(void)
+{
+	return read_clock(CLOCK_BOOTTIME);
+}
+
 int64_t us_clock_file_ns(void)
 {
 	return read_clock(CLOCK_REALTIME_COARSE);

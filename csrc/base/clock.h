@@ -11,6 +11,8 @@
 /* Wall clock (CLOCK_REALTIME) and monotonic clock, ns. */
 int64_t us_clock_wall_ns(void);
 int64_t us_clock_mono_ns(void);
+/* The monotonic clock that goes on while the machine is suspended (CLOCK_BOOTTIME), ns. */
+int64_t us_clock_boot_ns(void);
 /* The clock the kernel stamps files with (CLOCK_REALTIME_COARSE), ns. Never
  * ahead of us_clock_wall_ns; compare it with ctimes, not the precise clock. */
 int64_t us_clock_file_ns(void);

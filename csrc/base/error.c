@@ -33,7 +33,8 @@
 	X(US_E_LOCKED, -18, "locked by another process") \
 	X(US_E_NOSPACE, -19, "no space left") \
 	X(US_E_STATE, -20, "state file error") \
-	X(US_E_UNSUPPORTED, -21, "not supported")
+	X(US_E_UNSUPPORTED, -21, "not supported") \
+	X(US_E_OWNED, -22, "target in use by another replicator")
 
 #define US_CHECK_CODE(name, value, text) _Static_assert(name == (value), #name);
 US_ERROR_TABLE(US_CHECK_CODE)

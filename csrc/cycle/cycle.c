@@ -149,7 +149,7 @@ static void *walk_main(void *arg)
 
 /* ----------------------------------------------------------------- the store */
 
-static int32_t check_credentials(struct us *us, struct us_error *err)
+int32_t us_check_credentials(struct us *us, struct us_error *err)
 {
 	if (us->target == US_TARGET_S3 && !us->has_credentials) {
 		return us_fail(err, US_E_ACCESS,
@@ -197,6 +197,7 @@ int32_t us_commit(struct us *us, struct us_error *err)
 	}
 	int32_t rc = us_state_commit(us->state, us->table, changes, count, whole, high_water_ns,
 				     us->swept_s, err);
+	us->commits = us_state_info(us->state)->commits;
 	us_free(changes);
 	return rc;
 }
@@ -358,6 +359,22 @@ static int32_t finish(struct us *us, struct walk *walk, int64_t start_wall_ns, s
 	return commit_rc;
 }
 
+/* 0, or why nothing may be uploaded: asks whose the target is, and what it holds. */
+static int32_t ask_target(struct us *us, struct us_error *err)
+{
+	int32_t rc = us_check_credentials(us, err);
+	if (!rc) {
+		rc = us_owner_begin(us->owner, err);
+	}
+	if (!rc && us_owner_take_news(us->owner)) {
+		rc = us_state_forget_target(us->state, err);
+		if (rc) {
+			us_owner_return_news(us->owner);
+		}
+	}
+	return rc ? rc : us_sweep_begin(us, err);
+}
+
 int32_t us_cycle_run(struct us *us, struct us_error *err)
 {
 	struct us_error target_err = US_ERROR_INIT;
@@ -373,10 +390,7 @@ int32_t us_cycle_run(struct us *us, struct us_error *err)
 	}
 	us_foreign_refresh(us);
 	begin(us, prefix_fd);
-	int32_t rc = check_credentials(us, &target_err);
-	if (!rc) {
-		rc = us_sweep_begin(us, &target_err);
-	}
+	int32_t rc = ask_target(us, &target_err);
 	if (rc == US_E_STATE || rc == US_E_NOMEM) {
 		us->generation--; /* no walk: no database has been missing once more */
 		*err = target_err;

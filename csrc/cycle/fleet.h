@@ -10,6 +10,7 @@
 #include "../read/image.h"
 #include "../store/store.h"
 #include "../track/state.h"
+#include "owner.h"
 #include "report.h"
 
 /*
@@ -84,13 +85,14 @@ struct us {
 	struct us_state *state; /* NULL: read-only and there is none, for this reason: */
 	struct us_error state_error;
 	struct us_report *report;
-	int64_t opened_ns;
+	struct us_owner *owner; /* NULL: read-only */
 
 	_Atomic uint32_t canceled;
 	_Atomic uint32_t finishing;
 	_Atomic uint32_t walk_stop; /* either of them, for the walk */
 	_Atomic uint32_t has_foreign;
 	_Atomic uint32_t sweep_wanted; /* us_sweep was called */
+	_Atomic int64_t commits;       /* of the state, for the owner's thread */
 
 	/* The cycle under way; set while no worker has a job. */
 	int prefix_fd;
@@ -154,6 +156,9 @@ void us_job_put_done(struct us *us, struct us_job *job);
 void us_mark_dirty(struct us *us, uint64_t path_hash, uint64_t object_len);
 /* This cycle sends nothing more: every further job fails for this reason. */
 void us_give_up_on_target(struct us *us, const struct us_error *why);
+/* Whether the target's answer is about the credentials or the bucket, so that it would be
+ * the same for every key. */
+int us_is_refused_for_all(const struct us_error *err);
 
 /* foreign.c: files of this process that are not ours. */
 int32_t us_foreign_add(struct us *us, const char *path, struct us_error *err);
@@ -180,6 +185,8 @@ int32_t us_cycle_run(struct us *us, struct us_error *err);
 /* Commits the dirty records. After a failure the next commit writes everything. */
 int32_t us_commit(struct us *us, struct us_error *err);
 int us_stopping(struct us *us);
+/* 0, or why nothing can be sent: there are none, or they have expired. */
+int32_t us_check_credentials(struct us *us, struct us_error *err);
 int32_t us_plan_run(struct us *us, struct us_plan *ret_plan, struct us_sample *samples,
 		    size_t capacity, size_t *ret_count, struct us_error *err);
 

@@ -418,9 +418,7 @@ void us_give_up_on_target(struct us *us, const struct us_error *why)
 	}
 }
 
-/* Whether the target's answer is about the credentials or the bucket, so that it would be
- * the same for every key. */
-static int is_refused_for_all(const struct us_error *err)
+int us_is_refused_for_all(const struct us_error *err)
 {
 	static const char *const codes[] = { "SignatureDoesNotMatch", "InvalidAccessKeyId",
 					     "ExpiredToken", "RequestTimeTooSkewed",
@@ -437,7 +435,7 @@ void us_job_put_done(struct us *us, struct us_job *job)
 {
 	int32_t rc = job->put.rc;
 	int unreachable = rc == US_E_NETWORK || rc == US_E_TIMEOUT ||
-			  (rc && is_refused_for_all(&job->put.err));
+			  (rc && us_is_refused_for_all(&job->put.err));
 	(void)pthread_mutex_lock(&us->mutex);
 	us->putting--;
 	us->network_failures = unreachable ? us->network_failures + 1 : 0;
@@ -584,9 +582,15 @@ static uint32_t name_object(struct us *us, struct us_job *job)
 	return time_s;
 }
 
-/* Names the object and gives it to the store. */
+/* Names the object and gives it to the store, if the target is still ours. */
 static void send(struct us *us, struct us_job *job)
 {
+	struct us_error err = US_ERROR_INIT;
+	if (us_owner_check(us->owner, &err)) {
+		us_give_up_on_target(us, &err);
+		job_fail_as(us, job, STAGE_UPLOAD, &err, 1);
+		return;
+	}
 	job->object_time = name_object(us, job);
 	if (job->object_time == 0) {
 		keep_changed(us, job); /* the next cycle has another second */

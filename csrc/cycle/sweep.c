@@ -139,7 +139,8 @@ static void delete_batch(struct us_sweep_run *run)
 	}
 	struct us_error err = US_ERROR_INIT;
 	size_t removed = 0;
-	int32_t rc = store->ops->remove_many(store, batch->keys, batch->count, &removed, &err);
+	int32_t rc = us_owner_check(run->us->owner, &err);
+	rc = rc ? rc : store->ops->remove_many(store, batch->keys, batch->count, &removed, &err);
 	run->deleted += removed;
 	/* Which ones are left after a failure is not known: their share is near enough. */
 	run->deleted_len += removed == batch->count ? batch->objects_len
@@ -148,7 +149,7 @@ static void delete_batch(struct us_sweep_run *run)
 	if (rc && rc != US_E_CANCELED && !run->delete_err.code) {
 		run->delete_err = err;
 	}
-	if (rc == US_E_ACCESS || run->delete_failures == DELETE_FAILURES_MAX) {
+	if (rc == US_E_ACCESS || rc == US_E_OWNED || run->delete_failures == DELETE_FAILURES_MAX) {
 		run->may_delete = 0;
 	}
 	batch->count = batch->text_len = 0;
@@ -264,9 +265,11 @@ static int32_t sweep(struct us_sweep_run *run)
 		return rc;
 	}
 	(void)us_table_each(us->table, judge_missing, run); /* it never stops */
-	(void)us->store->ops->abort_uploads(us->store, us_template_list_prefix(us->tmpl),
-					    is_upload_ours, run, &run->aborted,
-					    &run->abort_err); /* told when it is over */
+	if (!us_owner_check(us->owner, NULL)) {
+		(void)us->store->ops->abort_uploads(us->store, us_template_list_prefix(us->tmpl),
+						    is_upload_ours, run, &run->aborted,
+						    &run->abort_err); /* told when it is over */
+	}
 	return us->canceled ? us_fail(&run->err, US_E_CANCELED, "canceled") : 0;
 }
 

@@ -29,6 +29,7 @@
  */
 #include "template.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "../base/alloc.h"
@@ -472,6 +473,25 @@ const struct us_pattern *us_template_pattern(const struct us_template *tmpl)
 const char *us_template_list_prefix(const struct us_template *tmpl)
 {
 	return tmpl->list_prefix;
+}
+
+char *us_template_shape(const struct us_template *tmpl)
+{
+	static const char variable[] = "{{}}";
+	size_t cap = 1;
+	for (uint32_t i = 0; i < tmpl->part_count; i++) {
+		cap += 1 + tmpl->parts[i].head_len + sizeof(variable) + tmpl->parts[i].tail_len;
+	}
+	char *shape = us_alloc_zero(cap);
+	size_t len = 0;
+	for (uint32_t i = 0; shape && i < tmpl->part_count; i++) {
+		const struct part *part = &tmpl->parts[i];
+		len += (size_t)snprintf(shape + len, cap - len, "%s%.*s%s%.*s", i ? "/" : "",
+					(int)part->head_len, part->head ? part->head : "",
+					part->kind == PART_LITERAL ? "" : variable,
+					(int)part->tail_len, part->tail ? part->tail : "");
+	}
+	return shape;
 }
 
 /* --------------------------------------------------------------- path -> key */

@@ -50,4 +50,8 @@ int32_t us_template_path(const struct us_template *tmpl, const char *key, size_t
  * (hostname resolved), cut after its last slash. "" if there is none. For LIST. */
 const char *us_template_list_prefix(const struct us_template *tmpl);
 
+/* The template with {{hostname}} resolved and without the names of its variables: equal
+ * texts make the same keys. For us_free; NULL for US_E_NOMEM. */
+char *us_template_shape(const struct us_template *tmpl);
+
 #endif

@@ -46,7 +46,7 @@ extern "C" {
 #endif
 
 /* Raised when something is added (low 16 bits) or changed (high 16 bits). */
-#define US_ABI_VERSION 0x00010001u
+#define US_ABI_VERSION 0x00010002u
 
 /* The version the library was built with; any time. Callers compare it with
  * US_ABI_VERSION: the high 16 bits must be equal, the low ones at least as high. */
@@ -76,6 +76,7 @@ US_API uint32_t us_abi_version(void);
 #define US_E_NOSPACE (-19)     /* no space left, or the spool's reserve reached */
 #define US_E_STATE (-20)       /* the state file failed; see sqlite_rc */
 #define US_E_UNSUPPORTED (-21) /* not by this build or this target */
+#define US_E_OWNED (-22)       /* another replicator has the target */
 
 #define US_ERROR_MESSAGE_LEN 1000
 
@@ -144,8 +145,8 @@ US_API int32_t us_check(const struct us_options *options, struct us_error *err);
  */
 US_API int32_t us_open(const struct us_options *options, struct us **ret_us, struct us_error *err);
 
-/* Cancels, joins every thread, commits the state, wipes the credentials, frees.
- * NULL is accepted. No other call may be under way. */
+/* Gives the target back (in a second, and not after us_cancel), cancels, joins every
+ * thread, commits the state, wipes the credentials, frees. NULL is accepted. No other call may be under way. */
 US_API void us_close(struct us *us);
 
 struct us_credentials {
@@ -180,6 +181,33 @@ US_API void us_cancel(struct us *us);
  * finished and recorded, then it returns 0. Later cycles are not affected, nor is one
  * that is only about to begin: call it again until us_cycle has returned. Any time. */
 US_API void us_finish(struct us *us);
+
+/* ------------------------------------------------------------------- owner */
+
+/*
+ * One replicator for one target: who writes there says so in a small object in the target
+ * (docs/formats.md), and renews it every ten minutes, on a thread of the handle's.
+ * us_cycle asks for the target itself; us_acquire is for who wants to know before.
+ */
+#define US_ACQUIRE_TAKEOVER 1u /* whoever has it; that one stops within ten minutes */
+
+/*
+ * Asks for the target, waits at most TIMEOUT_MS (0..1,000,000) for the answer. Returns 0
+ * (it is this handle's, or the target refuses owner objects), or US_E_OWNED: another
+ * replicator has it, the message names its host, process and start. US_E_TIMEOUT: no
+ * answer yet; it is waited for in the background. US_E_ACCESS, US_E_NETWORK, US_E_HTTP,
+ * US_E_IO, US_E_OBJECT (what is there is no owner object): the next us_cycle asks again,
+ * and uploads nothing before. US_E_CANCELED, US_E_ARG (read-only handle). Any time.
+ */
+US_API int32_t us_acquire(struct us *us, uint32_t flags, int32_t timeout_ms, struct us_error *err);
+
+/*
+ * Gives the target back, if it is this handle's, so that another one need not wait until
+ * nothing was heard of this one for half an hour; us_close does so, too, but waits for a
+ * second only. No cycle may be under way. Waits at most TIMEOUT_MS (0..1,000,000). 0, or why it could
+ * not be written: as of us_acquire. Any time.
+ */
+US_API int32_t us_release(struct us *us, int32_t timeout_ms, struct us_error *err);
 
 /* ------------------------------------------------------------------- cycles */
 
@@ -216,6 +244,12 @@ struct us_cycle_result {
  */
 US_API int32_t us_cycle(struct us *us, struct us_cycle_result *ret_result, struct us_error *err);
 
+#define US_OWNER_UNKNOWN 0u   /* the target could not be asked (yet), or was given back */
+#define US_OWNER_US 1u	      /* this handle may write to it */
+#define US_OWNER_OTHER 2u     /* another replicator has it: nothing is written */
+#define US_OWNER_UNGUARDED 3u /* it lets nobody write owner objects: a second replicator
+			       * would not be noticed */
+
 struct us_stats {
 	uint32_t struct_size; /* set by the caller */
 	uint32_t reserved;
@@ -243,6 +277,8 @@ struct us_stats {
 	uint64_t objects_deleted;      /* by retention */
 	uint64_t databases_reconciled; /* marked to be uploaded again */
 	uint64_t uploads_aborted;      /* uploads in parts that nobody had finished */
+	uint32_t owner;		       /* US_OWNER_* of now */
+	uint32_t reserved2;
 };
 
 /* The state after the last completed cycle. Any time; never blocks for long. */

@@ -39,6 +39,7 @@
 #include "../base/tree.h"
 #include "file_list.h"
 #include "file_remove.h"
+#include "file_version.h"
 
 #define BATCH_MAX 1024
 #define SMALL_BATCH 16
@@ -541,6 +542,35 @@ static void file_get_start(struct us_store *store, struct us_get *get)
 	us_get_queue_push(get->queue, get);
 }
 
+static int32_t file_read_version(struct us_store *store, const char *key, uint8_t *ret_data,
+				 size_t cap, size_t *ret_len, struct us_store_version *ret_version,
+				 struct us_error *err)
+{
+	struct file_store *file = of(store);
+	int32_t rc = check_root(file, err);
+	rc = rc ? rc
+		: us_file_read_version(file->root_fd, key, ret_data, cap, ret_len, ret_version, err);
+	(void)pthread_mutex_lock(&file->mutex);
+	file->counts.get++;
+	(void)pthread_mutex_unlock(&file->mutex);
+	return rc;
+}
+
+static int32_t file_write_version(struct us_store *store, const char *key, const char *tag,
+				  const uint8_t *data, size_t data_len, struct us_error *err)
+{
+	struct file_store *file = of(store);
+	(void)pthread_mutex_lock(&file->mutex);
+	file->counts.put++;
+	(void)pthread_mutex_unlock(&file->mutex);
+	if (!is_in_place(file)) {
+		return us_fail(err, US_E_IO,
+			       "PUT \"%s\": directory \"%s\" is not the one it was at start", key,
+			       file->directory);
+	}
+	return us_file_write_version(file->root_fd, file->tmp_fd, key, tag, data, data_len, err);
+}
+
 static int32_t file_list(struct us_store *store, const char *prefix, us_store_list_fn *fn,
 			 void *arg, struct us_error *err)
 {
@@ -685,6 +715,8 @@ static const struct us_store_ops file_ops = {
 	.put_wait = file_put_wait,
 	.get_start = file_get_start,
 	.get = file_get,
+	.read_version = file_read_version,
+	.write_version = file_write_version,
 	.list = file_list,
 	.list_after = file_list_after,
 	.remove = file_remove,

@@ -37,6 +37,7 @@ static void clear_headers(struct us_s3_reply *reply)
 	reply->etag[0] = '\0';
 	reply->content_len = -1;
 	reply->range_first = reply->range_last = reply->range_total = -1;
+	reply->date_s = reply->modified_s = -1;
 	reply->request_id[0] = '\0';
 	reply->bucket_region[0] = '\0';
 }
@@ -110,6 +111,18 @@ static void read_content_range(struct us_s3_reply *reply, const char *p, const c
 	reply->range_total = take_number(&p, end);
 }
 
+/* "Wed, 25 Nov 2026 02:32:27 GMT"; -1 for what is no date. */
+static int64_t read_date(const char *p, const char *end)
+{
+	char text[64];
+	if ((size_t)(end - p) >= sizeof(text)) {
+		return -1;
+	}
+	memcpy(text, p, (size_t)(end - p));
+	text[end - p] = '\0';
+	return (int64_t)curl_getdate(text, NULL);
+}
+
 static void copy_value(char *ret, size_t cap, const char *p, const char *end)
 {
 	size_t len = 0;
@@ -153,6 +166,10 @@ size_t us_s3_reply_header(char *data, size_t one, size_t data_len, void *user)
 		}
 	} else if (take_literal(&p, end, "content-length:")) {
 		reply->content_len = take_number(&value, end);
+	} else if (take_literal(&p, end, "date:")) {
+		reply->date_s = read_date(value, end);
+	} else if (take_literal(&p, end, "last-modified:")) {
+		reply->modified_s = read_date(value, end);
 	} else if (take_literal(&p, end, "content-range:")) {
 		read_content_range(reply, value, end);
 	} else if (take_literal(&p, end, "x-amz-request-id:")) {

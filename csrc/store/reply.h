@@ -8,7 +8,7 @@
 
 /* What a server answered, and what that means. */
 
-#define US_S3_ETAG_LEN_MAX 127 /* an opaque text; AWS's have 34 bytes */
+#define US_S3_ETAG_LEN_MAX US_STORE_TAG_LEN_MAX /* an opaque text; AWS's have 34 bytes */
 
 struct us_s3_reply {
 	int32_t status;                    /* of the last status line; 0: none yet */
@@ -16,6 +16,7 @@ struct us_s3_reply {
 	int has_etag;
 	int64_t content_len;                          /* -1: not told */
 	int64_t range_first, range_last, range_total; /* Content-Range; -1: not told */
+	int64_t date_s, modified_s; /* Date, Last-Modified; -1: not told */
 	char request_id[80];
 	char bucket_region[64];
 	struct us_text body; /* the first US_S3_ERROR_LEN_MAX bytes of what is no object */

@@ -153,6 +153,13 @@ static void add_token(struct us_s3_request *request, const struct us_sigv4_ident
 	}
 }
 
+static void add_encryption(struct us_s3_request *request, const struct us_s3_endpoint *endpoint)
+{
+	add_header(request, "x-amz-server-side-encryption", endpoint->sse);
+	add_header(request, "x-amz-server-side-encryption-aws-kms-key-id",
+		   endpoint->sse_kms_key_id);
+}
+
 static void start_common(struct us_s3_signer *signer, struct common *ret_common)
 {
 	us_time_name_format((uint32_t)(us_clock_wall_ns() / US_NS_PER_S), ret_common->time);
@@ -266,9 +273,7 @@ static int32_t object_request(struct us_s3_request *request, const struct us_s3_
 		add_header(request, "x-amz-meta-snapshot-time", put->snapshot_time);
 	}
 	add_token(request, signer->identity);
-	add_header(request, "x-amz-server-side-encryption", endpoint->sse);
-	add_header(request, "x-amz-server-side-encryption-aws-kms-key-id",
-		   endpoint->sse_kms_key_id);
+	add_encryption(request, endpoint);
 	add_header(request, "x-amz-storage-class", endpoint->storage_class);
 	rc = finish(request, endpoint, signer, &common, err);
 	pthread_mutex_unlock(&signer->lock);
@@ -296,7 +301,8 @@ struct plain {
 	const char *key;   /* in the path; NULL: it is the bucket's */
 	struct us_sigv4_query_pair pairs[QUERY_PAIRS_MAX];
 	size_t pair_count;
-	const char *content_md5, *content_type, *range;
+	const char *content_md5, *content_type, *if_match, *if_none_match, *range;
+	int is_encrypted; /* an object is made: as the configuration says */
 	const uint8_t *sha256; /* of what is sent */
 };
 
@@ -324,9 +330,14 @@ static int32_t plain_request(struct us_s3_request *request, const struct us_s3_e
 	add_header(request, "content-md5", plain->content_md5);
 	add_header(request, "content-type", plain->content_type);
 	add_header(request, "host", endpoint->host);
+	add_header(request, "if-match", plain->if_match);
+	add_header(request, "if-none-match", plain->if_none_match);
 	add_header(request, "range", plain->range);
 	add_time_and_hash(request, &common);
 	add_token(request, signer->identity);
+	if (plain->is_encrypted) {
+		add_encryption(request, endpoint);
+	}
 	rc = finish(request, endpoint, signer, &common, err);
 	pthread_mutex_unlock(&signer->lock);
 	return rc;
@@ -337,6 +348,21 @@ int32_t us_s3_request_get(struct us_s3_request *request, const struct us_s3_endp
 			  struct us_error *err)
 {
 	struct plain plain = { .method = "GET", .about = key, .key = key, .range = range };
+	return plain_request(request, endpoint, signer, &plain, err);
+}
+
+int32_t us_s3_request_write(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			    struct us_s3_signer *signer, const char *key, const char *tag,
+			    const uint8_t sha256[US_SHA256_LEN], struct us_error *err)
+{
+	struct plain plain = { .method = "PUT",
+			       .about = key,
+			       .key = key,
+			       .content_type = "application/octet-stream",
+			       .if_match = tag && tag[0] ? tag : NULL,
+			       .if_none_match = tag && !tag[0] ? "*" : NULL,
+			       .is_encrypted = 1,
+			       .sha256 = sha256 };
 	return plain_request(request, endpoint, signer, &plain, err);
 }
 

@@ -53,6 +53,11 @@ int32_t us_s3_request_put(struct us_s3_request *request, const struct us_s3_endp
 int32_t us_s3_request_get(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
 			  struct us_s3_signer *signer, const char *key, const char *range,
 			  struct us_error *err);
+/* A PUT without metadata of an object whose version is TAG ("": there is none; NULL:
+ * whatever it is). */
+int32_t us_s3_request_write(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
+			    struct us_s3_signer *signer, const char *key, const char *tag,
+			    const uint8_t sha256[US_SHA256_LEN], struct us_error *err);
 int32_t us_s3_request_remove(struct us_s3_request *request, const struct us_s3_endpoint *endpoint,
 			     struct us_s3_signer *signer, const char *key, struct us_error *err);
 /* TOKEN: where to go on, or NULL. AFTER: keys that sort after it, or NULL for all. */

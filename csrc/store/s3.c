@@ -11,6 +11,7 @@
  *	s3_multipart.c	likewise for objects that are sent in parts
  *	s3_call.c	get, list: on their caller's thread
  *	s3_remove.c	remove, remove_many, abort_uploads: likewise
+ *	s3_version.c	an object that processes take turns to write: likewise
  *
  * Locks: none here. signer.lock (request.c), calls_lock (s3_call.c) and the
  * pool's lock (s3_pool.c) are leaves: no two are ever held together, and none
@@ -94,6 +95,8 @@ static const struct us_store_ops s3_ops = {
 	.put_wait = us_s3_put_wait,
 	.get_start = us_s3_get_start,
 	.get = us_s3_get,
+	.read_version = us_s3_read_version,
+	.write_version = us_s3_write_version,
 	.list = us_s3_list,
 	.list_after = us_s3_list_after,
 	.remove = us_s3_remove,

@@ -410,6 +410,13 @@ static int32_t run_get(struct us_s3_call *call, const char *key, uint64_t *ret_t
 	return us_s3_call_name_request(call, check_get(call, ret_total, err), err);
 }
 
+int32_t us_s3_call_get(struct us_s3_call *call, const char *key, int64_t offset, uint64_t len,
+		       us_store_data_fn *fn, void *arg, uint64_t *ret_total, struct us_error *err)
+{
+	begin_get(call, offset, len, fn, arg);
+	return run_get(call, key, ret_total, err);
+}
+
 int32_t us_s3_get(struct us_store *base, const char *key, int64_t offset, uint64_t len,
 		  us_store_data_fn *fn, void *arg, uint64_t *ret_len, struct us_error *err)
 {
@@ -422,8 +429,7 @@ int32_t us_s3_get(struct us_store *base, const char *key, int64_t offset, uint64
 		return US_E_NOMEM;
 	}
 	uint64_t total = 0;
-	begin_get(call, offset, len, fn, arg);
-	int32_t rc = run_get(call, key, &total, err);
+	int32_t rc = us_s3_call_get(call, key, offset, len, fn, arg, &total, err);
 	us_s3_call_put_back(call);
 	if (rc == 0 && ret_len) {
 		*ret_len = total;

@@ -22,7 +22,7 @@ struct us_s3_call {
 	uint64_t received; /* bytes of a successful answer's body */
 	uint64_t skip, left;
 	int is_placed; /* skip and left are set */
-	/* what is sent (DeleteObjects) */
+	/* what is sent (DeleteObjects, a small object) */
 	struct us_text body;
 	int has_body;
 	/* an answer that is a document: begun, and fed by the transfer */
@@ -33,6 +33,10 @@ struct us_s3_call {
 /* From a small stock, with nothing set; NULL for US_E_NOMEM. */
 struct us_s3_call *us_s3_call_take(struct us_s3_store *store, struct us_error *err);
 void us_s3_call_put_back(struct us_s3_call *call);
+
+/* One get: the whole object or a range, as us_store_ops.get; RET_TOTAL: its size. */
+int32_t us_s3_call_get(struct us_s3_call *call, const char *key, int64_t offset, uint64_t len,
+		       us_store_data_fn *fn, void *arg, uint64_t *ret_total, struct us_error *err);
 
 /* Sends the request that was just built. 0: a complete answer is there, whatever
  * its status. */

@@ -43,6 +43,11 @@ void us_s3_count(struct us_s3_kind_counts *counts, struct us_s3_transfer *transf
 
 int32_t us_s3_get(struct us_store *store, const char *key, int64_t offset, uint64_t len,
 		  us_store_data_fn *fn, void *arg, uint64_t *ret_len, struct us_error *err);
+int32_t us_s3_read_version(struct us_store *store, const char *key, uint8_t *ret_data, size_t cap,
+			   size_t *ret_len, struct us_store_version *ret_version,
+			   struct us_error *err);
+int32_t us_s3_write_version(struct us_store *store, const char *key, const char *tag,
+			    const uint8_t *data, size_t data_len, struct us_error *err);
 int32_t us_s3_list_after(struct us_store *store, const char *prefix, const char *after,
 			 us_store_list_fn *fn, void *arg, struct us_error *err);
 int32_t us_s3_list(struct us_store *store, const char *prefix, us_store_list_fn *fn, void *arg,

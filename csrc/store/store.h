@@ -11,9 +11,8 @@
  * Objects in a target: an S3 bucket or a directory. One interface, two
  * implementations (s3.c, file.c) behind a table of functions.
  *
- * Threads: put_start, put_wait, get_start and cancel may be called from any threads;
- * get, list, remove, remove_many, abort_uploads block their caller and may run side by
- * side.
+ * Threads: put_start, put_wait, get_start and cancel may be called from any threads; the
+ * others block their caller and may run side by side.
  */
 struct us_store;
 
@@ -82,6 +81,14 @@ typedef int us_store_is_ours_fn(void *arg, const char *key, size_t key_len);
  * Non-zero stops the listing with that code. */
 typedef int32_t us_store_list_fn(void *arg, const char *key, size_t key_len, uint64_t object_len);
 
+#define US_STORE_TAG_LEN_MAX 127
+
+/* Which writing of an object is meant: of one that processes take turns to write. */
+struct us_store_version {
+	char tag[US_STORE_TAG_LEN_MAX + 1]; /* opaque; "": there is no such object */
+	int64_t age_s; /* since it was written, by the target's clock; -1: not told */
+};
+
 struct us_store_ops {
 	/* Hands over PUT; never blocks on the network. Completion, failed or not, comes
 	 * from put_wait. Puts of one key must not overlap. */
@@ -96,6 +103,16 @@ struct us_store_ops {
 	 * US_E_NOTFOUND, or the failure. RET_LEN (may be NULL): size of the whole object. */
 	int32_t (*get)(struct us_store *store, const char *key, int64_t offset, uint64_t len,
 		       us_store_data_fn *fn, void *arg, uint64_t *ret_len, struct us_error *err);
+	/* All of a small object, of at most CAP bytes (US_E_OBJECT), and which version of it
+	 * that is. US_E_NOTFOUND, or the failure. */
+	int32_t (*read_version)(struct us_store *store, const char *key, uint8_t *ret_data,
+				size_t cap, size_t *ret_len, struct us_store_version *ret_version,
+				struct us_error *err);
+	/* Writes a small object, durably, if its version is still TAG: US_E_EXISTS if it is
+	 * another one by now. TAG NULL: whatever is there. A target that knows no conditions
+	 * writes without. */
+	int32_t (*write_version)(struct us_store *store, const char *key, const char *tag,
+				 const uint8_t *data, size_t data_len, struct us_error *err);
 	/* Keys that begin with PREFIX, in byte order, streamed page by page. */
 	int32_t (*list)(struct us_store *store, const char *prefix, us_store_list_fn *fn, void *arg,
 			struct us_error *err);

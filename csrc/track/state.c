@@ -4,7 +4,7 @@
  *
  *	meta(name TEXT PRIMARY KEY, value)	target, hash_key (blob of 16), epoch,
  *						window, high_water, target_known,
- *						last_sweep, open
+ *						last_sweep, open, commits
  *	record(path_hash INTEGER PRIMARY KEY, fingerprint, content_hash, object_time,
  *	       flags, size_class, object_count,
  *	       object_len)			64-bit values as signed integers
@@ -203,6 +203,9 @@ static const char *check_meta(struct us_state *state, const char *target)
 	state->info.target_known = (uint32_t)known;
 	if (meta_int(state, "last_sweep", 0, INT64_MAX / US_NS_PER_S, &state->info.last_sweep_s)) {
 		state->info.last_sweep_s = 0; /* none yet: version 1, say */
+	}
+	if (meta_int(state, "commits", 0, INT64_MAX - 1, &state->info.commits)) {
+		state->info.commits = 0; /* likewise */
 	}
 	return NULL;
 }
@@ -688,6 +691,9 @@ int32_t us_state_commit(struct us_state *state, struct us_table *table,
 		rc = meta_set_int(state, "last_sweep", last_sweep_s, err);
 	}
 	if (!rc) {
+		rc = meta_set_int(state, "commits", state->info.commits + 1, err);
+	}
+	if (!rc) {
 		rc = run(state, "COMMIT", "commit", err);
 	}
 	if (rc) {
@@ -699,6 +705,7 @@ int32_t us_state_commit(struct us_state *state, struct us_table *table,
 	state->incomplete = 0;
 	state->info.high_water_ns = high_water_ns;
 	state->info.last_sweep_s = last_sweep_s;
+	state->info.commits++;
 	(void)sqlite3_db_release_memory(state->db); /* pages are random: a cache is of no use */
 	return 0;
 }
@@ -720,6 +727,15 @@ int32_t us_state_set_target_known(struct us_state *state, uint32_t newest_name_s
 	if (!rc) {
 		state->info.epoch_s = epoch_s;
 		state->info.target_known = 1;
+	}
+	return rc;
+}
+
+int32_t us_state_forget_target(struct us_state *state, struct us_error *err)
+{
+	int32_t rc = meta_set_int(state, "target_known", 0, err);
+	if (!rc) {
+		state->info.target_known = 0;
 	}
 	return rc;
 }

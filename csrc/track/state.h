@@ -17,6 +17,7 @@ struct us_state_info {
 	int64_t high_water_ns; /* no snapshot time may be lower or equal */
 	uint32_t target_known; /* 0: the names in the target have not been looked at yet */
 	int64_t last_sweep_s;  /* start of the last complete sweep, since 1970; 0: none */
+	int64_t commits;       /* how often us_state_commit has committed */
 };
 
 /* A record to be committed. */
@@ -63,6 +64,9 @@ int32_t us_state_commit(struct us_state *state, struct us_table *table,
  * NEWEST_NAME_S (0: none): the epoch moves past it. Commits. */
 int32_t us_state_set_target_known(struct us_state *state, uint32_t newest_name_s,
 				  int64_t high_water_ns, struct us_error *err);
+
+/* Takes that back: the names in the target are to be looked at again. Commits. */
+int32_t us_state_forget_target(struct us_state *state, struct us_error *err);
 
 /*
  * The lengths of objects as they were committed last: a connection of its own, so that

@@ -152,7 +152,7 @@ static int32_t make_key(struct us_owner *owner, struct us_error *err)
 	SHA256((const uint8_t *)shape, strlen(shape), sha256);
 	us_free(shape);
 	us_hex(sha256, 8, digits);
-	(void)snprintf(owner->key, sizeof(owner->key), ".litestream-multi-db/owner-%s", digits);
+	(void)snprintf(owner->key, sizeof(owner->key), US_STORE_OWN_PREFIX "owner-%s", digits);
 	return 0;
 }
 
@@ -263,7 +263,7 @@ static void warn_unguarded(struct us_owner *owner, const struct us_error *why)
 	}
 	(void)us_fail(&told, US_E_ACCESS,
 		      "a second replicator of this target would not be noticed (allow GET and PUT "
-		      "of .litestream-multi-db/*): %s",
+		      "of " US_STORE_OWN_PREFIX "*): %s",
 		      why->message);
 	owner->told_unguarded =
 		us_report_event(owner->us->report, US_EVENT_WARNING, "", "owner", told.message);

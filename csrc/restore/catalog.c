@@ -177,6 +177,9 @@ static int32_t on_listed(void *arg, const char *key, size_t key_len, uint64_t ob
 	if (c->cancel && *c->cancel) {
 		return US_E_CANCELED;
 	}
+	if (strncmp(key, US_STORE_OWN_PREFIX, strlen(US_STORE_OWN_PREFIX)) == 0) {
+		return 0;
+	}
 	int32_t rc = close_levels(c, key, key_len);
 	if (rc) {
 		return rc;

@@ -81,6 +81,10 @@ typedef int us_store_is_ours_fn(void *arg, const char *key, size_t key_len);
  * Non-zero stops the listing with that code. */
 typedef int32_t us_store_list_fn(void *arg, const char *key, size_t key_len, uint64_t object_len);
 
+/* Keys of this program's own that are no database's. No component of a database's key
+ * begins with a dot. */
+#define US_STORE_OWN_PREFIX ".litestream-multi-db/"
+
 #define US_STORE_TAG_LEN_MAX 127
 
 /* Which writing of an object is meant: of one that processes take turns to write. */

@@ -195,7 +195,7 @@ func Test05SlowDown(t *testing.T) {
 	}
 	// Even so everything arrives in the end, without a retry storm.
 	st = o.d.wait(60*time.Second, "everything to arrive through the 503s", func(s stats) bool { return s.Unsynced == 0 })
-	if st.APICalls.Put != st.UploadsSuccess+st.UploadsFailed {
+	if st.APICalls.Put != st.UploadsSuccess+st.UploadsFailed+o.s.ownerPuts() {
 		t.Errorf("%d PUTs sent for %d + %d uploads", st.APICalls.Put, st.UploadsSuccess, st.UploadsFailed)
 	}
 	o.change(t, 100)

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -112,8 +113,30 @@ type request struct {
 
 var accessLine = regexp.MustCompile(`(?s)^\S+ \S+ \[[^]]+\] \S+ (\S+) \S+ (\S+) .*? (/\S*) (\d{3}) \S+ \d+ (\d+) \d+ \d+ `)
 
-// requests returns the access log from line number `from` on, and the number of lines.
+// requests returns the access log from line number `from` on, without what concerns
+// owner objects, and the number of lines.
 func (s *s3server) requests(from int) ([]request, int) {
+	s.t.Helper()
+	all, n := s.allRequests(from)
+	return slices.DeleteFunc(all, request.isOwner), n
+}
+
+// isOwner reports whether the request is about an owner object.
+func (r request) isOwner() bool { return strings.HasPrefix(r.uri, "/"+bucket+"/.litestream-multi-db/") }
+
+// ownerPuts returns how often an owner object was put since the server's start.
+func (s *s3server) ownerPuts() (n int) {
+	s.t.Helper()
+	all, _ := s.allRequests(0)
+	for _, r := range all {
+		if r.isOwner() && r.op == "s3_PutObject" {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *s3server) allRequests(from int) ([]request, int) {
 	s.t.Helper()
 	b, err := os.ReadFile(s.log)
 	must(s.t, err)

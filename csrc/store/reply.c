@@ -34,6 +34,7 @@ static void clear_headers(struct us_s3_reply *reply)
 {
 	reply->status = 0;
 	reply->has_etag = 0;
+	reply->has_head = 0;
 	reply->etag[0] = '\0';
 	reply->content_len = -1;
 	reply->range_first = reply->range_last = reply->range_total = -1;
@@ -143,6 +144,10 @@ size_t us_s3_reply_header(char *data, size_t one, size_t data_len, void *user)
 	reply->header_len += data_len;
 	if (reply->header_len > HEADER_LEN_MAX) {
 		return 0;
+	}
+	if (data_len > 0 && (*data == '\r' || *data == '\n')) {
+		reply->has_head = reply->status >= 200;
+		return data_len;
 	}
 	while (end > p && (end[-1] == '\r' || end[-1] == '\n' || end[-1] == ' ')) {
 		end--;

@@ -173,6 +173,7 @@ int32_t us_s3_slot_result(struct us_s3_slot *slot, CURLcode result)
 	}
 	/* an answer counts even where the connection broke behind it, unless it is good news */
 	int answered = transfer->reply.status >= 300;
+	result = us_s3_transfer_result(transfer, result);
 	if (result != CURLE_OK && !(answered && result != CURLE_OUT_OF_MEMORY)) {
 		return us_s3_transfer_fail(transfer, result, &slot->err);
 	}

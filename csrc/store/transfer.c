@@ -17,6 +17,7 @@
 #include "transfer.h"
 
 #include <linux/sockios.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -147,6 +148,16 @@ int us_s3_transfer_resend(struct us_s3_transfer *transfer, CURLcode result)
 	transfer->curl_text[0] = '\0';
 	us_s3_transfer_touch(transfer);
 	return 1;
+}
+
+CURLcode us_s3_transfer_result(struct us_s3_transfer *transfer, CURLcode result)
+{
+	if (result != CURLE_OK || transfer->reply.has_head) {
+		return result;
+	}
+	(void)snprintf(transfer->curl_text, sizeof(transfer->curl_text),
+		       "the answer broke off in its headers");
+	return CURLE_RECV_ERROR;
 }
 
 int us_s3_transfer_was_sent(struct us_s3_transfer *transfer)

@@ -57,6 +57,10 @@ void us_s3_transfer_touch(struct us_s3_transfer *transfer);
  * be added again. Curl does so itself, but not where a send fails behind the first. */
 int us_s3_transfer_resend(struct us_s3_transfer *transfer, CURLcode result);
 
+/* RESULT, or CURLE_RECV_ERROR where curl takes an answer for whole that broke off in its
+ * headers. */
+CURLcode us_s3_transfer_result(struct us_s3_transfer *transfer, CURLcode result);
+
 /* Whether any byte of the request was sent. */
 int us_s3_transfer_was_sent(struct us_s3_transfer *transfer);
 

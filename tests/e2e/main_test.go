@@ -3,7 +3,8 @@
 // command, then a comparison of content. Nothing of the product is linked in.
 //
 // Files: main_test (entry, binaries), litestream_test (configuration, processes,
-// /stats), s3server_test (versitygw, its access log, proxies), writer_test (SQLite
+// /stats), s3server_test (versitygw, its access log), proxy_test (what stands before
+// it, and every fault of a network: chaos, calm), writer_test (SQLite
 // in other processes), fleet_test (making and comparing databases), tasks_test (the
 // multi-db commands, forged objects, fleets that are lost and restored), fakes3_test
 // (an S3 server that lies), and one pNN file per numbered point of an issue: p01 to

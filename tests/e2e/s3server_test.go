@@ -1,16 +1,9 @@
 package e2e
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"fmt"
 	"io"
 	"maps"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -20,8 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -195,99 +186,6 @@ func (s *s3server) mark() int {
 	return n
 }
 
-// proxy stands between the client and the server, forwards bytes of whole HTTP
-// requests unchanged (the Host header and with it the signature included), and
-// misbehaves as told.
-type proxy struct {
-	t        testing.TB
-	listener net.Listener
-	target   string
-	scheme   string
-	requests atomic.Int64
-	refused  atomic.Int64
-	mu       sync.Mutex
-	answer   func(n int64, r *http.Request) int // HTTP status to answer with, 0: forward
-	hang     chan struct{}                      // non-nil: requests wait for it to be closed
-	lie      atomic.Bool                        // a PUT that the server has taken is answered with 500
-}
-
-func startProxy(t testing.TB, target string, config *tls.Config) *proxy {
-	t.Helper()
-	l := must1[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
-	p := &proxy{t: t, listener: l, target: target, scheme: "http"}
-	if config != nil {
-		p.scheme = "https"
-		l = tls.NewListener(l, config)
-	}
-	srv := &http.Server{Handler: p, ErrorLog: quietLog}
-	go func() { _ = srv.Serve(l) }()
-	t.Cleanup(func() { p.setHang(false); srv.Close() })
-	return p
-}
-
-func (p *proxy) url() string { return p.scheme + "://" + p.listener.Addr().String() }
-
-func (p *proxy) set(answer func(n int64, r *http.Request) int) {
-	p.mu.Lock()
-	p.answer = answer
-	p.mu.Unlock()
-}
-
-func (p *proxy) setHang(on bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if on && p.hang == nil {
-		p.hang = make(chan struct{})
-	} else if !on && p.hang != nil {
-		close(p.hang)
-		p.hang = nil
-	}
-}
-
-var proxyTransport = &http.Transport{MaxIdleConnsPerHost: 200, DisableCompression: true}
-
-func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	n := p.requests.Add(1)
-	p.mu.Lock()
-	answer, hang := p.answer, p.hang
-	p.mu.Unlock()
-	if hang != nil {
-		select {
-		case <-hang:
-		case <-r.Context().Done():
-			return
-		}
-	}
-	if answer != nil {
-		if status := answer(n, r); status != 0 {
-			p.refused.Add(1)
-			_, _ = io.Copy(io.Discard, r.Body)
-			w.Header().Set("Content-Type", "application/xml")
-			w.Header().Set("x-amz-request-id", fmt.Sprintf("PROXY%d", n))
-			w.WriteHeader(status)
-			fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message><RequestId>PROXY%d</RequestId></Error>`, n)
-			return
-		}
-	}
-	out := r.Clone(r.Context())
-	out.RequestURI = ""
-	out.URL.Scheme, out.URL.Host = "http", p.target
-	resp, err := proxyTransport.RoundTrip(out) // Clone keeps r.Host, which is what was signed
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	defer resp.Body.Close()
-	if r.Method == http.MethodPut && p.lie.Load() {
-		http.Error(w, "", http.StatusInternalServerError)
-		return
-	}
-	for k, v := range resp.Header {
-		w.Header()[k] = v
-	}
-	w.WriteHeader(resp.StatusCode)
-	_, _ = io.Copy(w, resp.Body)
-}
-
 // resign stands between a client whose clock is wrong and the server: it signs every
 // request anew, with the time that it is. Returns the endpoint.
 func (s *s3server) resign(t testing.TB) string {
@@ -317,17 +215,4 @@ func (s *s3server) resign(t testing.TB) string {
 	go func() { _ = srv.Serve(l) }()
 	t.Cleanup(func() { srv.Close() })
 	return "http://" + l.Addr().String()
-}
-
-// selfSigned returns a server configuration with a certificate nobody trusts.
-func selfSigned(t testing.TB) *tls.Config {
-	t.Helper()
-	key := must1[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "nobody"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der := must1[[]byte](t)(x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key))
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 }

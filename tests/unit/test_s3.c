@@ -410,6 +410,10 @@ static void test_put_answers(void **state)
 	err = put_against("HTTP/1.1 200 OK\r\nETag: \"x\"\r\nContent-Length: 10\r\n\r\nclose");
 	assert_int_equal(err.code, US_E_NETWORK); /* truncated */
 	assert_int_equal(err.retryable, 1);
+	err = put_against("HTTP/1.1 200 OK\r\nETag: \"x\"\r\nContent-Length: 0\r\nclose");
+	assert_int_equal(err.code, US_E_NETWORK); /* in its headers */
+	assert_int_equal(err.retryable, 1);
+	assert_non_null(strstr(err.message, "broke off in its headers"));
 	err = put_against("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nclose");
 	assert_int_equal(err.code, US_E_HTTP); /* bad news may be truncated */
 	assert_int_equal(err.http_status, 500);

@@ -4,6 +4,7 @@
 #   make demo     a fleet, replicated and restored before your eyes
 #   make test     everything CI runs; make check is the quick part
 #   make bench    tests/bench
+#   make fuzz     every fuzz target for ten minutes; or DURATION=30s SEED=1 TARGET=fuzz_wal
 #   make clean
 #
 # Variables: WERROR=1 makes warnings errors. OUT, EXTRA_CFLAGS and EXTRA_LDFLAGS
@@ -70,6 +71,8 @@ SOURCES := $(sort $(wildcard csrc/*.c csrc/*/*.c))
 OBJECTS := $(SOURCES:%.c=$(OUT)/%.o)
 UNIT_SOURCES := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_TESTS := $(UNIT_SOURCES:tests/unit/%.c=$(OUT)/unit/%)
+FUZZ_SOURCES := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_TARGETS := $(FUZZ_SOURCES:tests/fuzz/%.c=$(OUT)/%)
 
 # Files that hold a value and change only with it, so that what depends on a
 # command line or on a list of files is rebuilt when the line or the list changes.
@@ -107,7 +110,15 @@ $(OUT)/unit/%: tests/unit/%.c $(OUT)/libultrasimple.a
 	$(Q)$(CC) $(US_CFLAGS) -Icsrc -Icsrc/include -MMD -MP -o $@ $< $(OUT)/libultrasimple.a \
 		$(EXTRA_LDFLAGS) -lcmocka $(US_LIBS)
 
--include $(OBJECTS:.o=.d) $(UNIT_TESTS:=.d)
+# tests/fuzz/run.sh says with which compiler and sanitizers.
+.PHONY: fuzz-targets
+fuzz-targets: $(FUZZ_TARGETS)
+$(OUT)/fuzz_%: tests/fuzz/fuzz_%.c $(OUT)/libultrasimple.a
+	@echo "cc $<"
+	$(Q)$(CC) $(US_CFLAGS) -fsanitize=fuzzer -Icsrc -Icsrc/include -MMD -MP -o $@ $< \
+		$(OUT)/libultrasimple.a $(EXTRA_LDFLAGS) $(US_LIBS)
+
+-include $(OBJECTS:.o=.d) $(UNIT_TESTS:=.d) $(FUZZ_TARGETS:=.d)
 
 # ----------------------------------------------------------------- Litestream
 
@@ -167,7 +178,7 @@ build/litestream.stamp: | deps
 
 # ---------------------------------------------------------------------- tests
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench fuzz clean
 demo: all
 	tests/demo.sh
 
@@ -179,6 +190,9 @@ check: deps-test all
 
 bench: deps-test all
 	tests/bench/run.sh
+
+fuzz: deps-test all
+	tests/fuzz/run.sh
 
 clean:
 	rm -rf build bin cgo/archive_hash.go

@@ -115,25 +115,9 @@ t_analyze() {
 		csrc/*.c csrc/*/*.c -- -std=gnu17 -D_GNU_SOURCE
 }
 
-# A short run of each libFuzzer target over its corpus; FUZZ_SECONDS each.
+# The corpus of each fuzz target, and a few seconds of new inputs; always the same.
 t_fuzz() {
-	local target name corpus flags="-fsanitize=address,undefined -fno-sanitize-recover=all"
-	make -s -j"$JOBS" OUT=build/fuzz CC=clang WERROR= \
-		EXTRA_CFLAGS="$flags -fsanitize=fuzzer-no-link -O1 -U_FORTIFY_SOURCE" build/fuzz/libultrasimple.a
-	for target in tests/fuzz/fuzz_*.c; do
-		[[ -e $target ]] || { echo "no targets"; return; }
-		name="$(basename "$target" .c)"
-		# shellcheck disable=SC2086 # flags are several words
-		clang -std=gnu17 -D_GNU_SOURCE -g -O1 $flags -fsanitize=fuzzer -Icsrc -Icsrc/include \
-			-o "build/fuzz/$name" "$target" build/fuzz/libultrasimple.a \
-			-lcurl -llz4 -lsqlite3 -lcrypto -lexpat -lm -pthread
-		mkdir -p "build/fuzz/corpus/$name"
-		corpus=("build/fuzz/corpus/$name")
-		[[ ! -d tests/fuzz/corpus/$name ]] || corpus+=("tests/fuzz/corpus/$name")
-		"build/fuzz/$name" -max_total_time="${FUZZ_SECONDS:-5}" -timeout=10 -verbosity=0 \
-			-artifact_prefix=build/fuzz/ "${corpus[@]}"
-		echo "pass: $name"
-	done
+	SEED="${SEED:-1}" DURATION="${DURATION:-2s}" tests/fuzz/run.sh
 }
 
 # Fault injection: tests/fault/run.sh, where it exists.

@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "utf8.h"
+
 #define US_ERROR_TABLE(X) \
 	X(US_OK, 0, "no error") \
 	X(US_E_NOMEM, -1, "out of memory") \
@@ -60,30 +62,25 @@ void us_error_clear(struct us_error *err)
 	}
 }
 
-/* Cuts a message that vsnprintf truncated back to whole UTF-8 characters. */
-static void trim_utf8(char *text)
+/* What is no part of a line of valid UTF-8 becomes `?`: parts of a message come from
+ * configurations and servers, and %.300s or the end of the buffer may cut a character. */
+static void make_presentable(char *text)
 {
 	size_t len = strlen(text);
-	size_t start = len;
-	while (start > 0 && len - start < 4 && ((unsigned char)text[start - 1] & 0xC0) == 0x80) {
-		start--;
-	}
-	if (start == 0) {
-		return;
-	}
-	unsigned char lead = (unsigned char)text[start - 1];
-	size_t need = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
-	if (len - (start - 1) < need) {
-		text[start - 1] = '\0';
+	for (size_t at = 0; at < len;) {
+		uint32_t value;
+		size_t char_len = us_utf8_next(text + at, len - at, &value);
+		if (value < 0x20 || value == 0x7F || value >= US_UTF8_BYTE) {
+			text[at] = '?';
+		}
+		at += char_len;
 	}
 }
 
 static void set_message(struct us_error *err, const char *format, va_list args)
 {
-	int len = vsnprintf(err->message, sizeof(err->message), format, args);
-	if (len >= (int)sizeof(err->message)) {
-		trim_utf8(err->message);
-	}
+	(void)vsnprintf(err->message, sizeof(err->message), format, args);
+	make_presentable(err->message);
 }
 
 int32_t us_fail(struct us_error *err, int32_t code, const char *format, ...)

@@ -10,8 +10,9 @@
  *
  *	return us_fail(err, US_E_CONFIG, "discovery_pattern: %s: ...", value);
  *
- * Messages name the thing, the value and what would be right, never a secret,
- * and are cut at the size of us_error.message (at a UTF-8 boundary).
+ * Messages name the thing, the value and what would be right, never a secret. They
+ * are one line of valid UTF-8: any other byte becomes `?`. What is too long for
+ * us_error.message is cut.
  */
 int32_t us_fail(struct us_error *err, int32_t code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));

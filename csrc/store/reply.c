@@ -200,11 +200,6 @@ void us_s3_reply_what(const struct us_s3_endpoint *endpoint, const struct us_s3_
 {
 	(void)snprintf(ret, cap, "%s \"%s/%.600s\"", request->method, endpoint->bucket,
 		       request->key); /* long keys are cut */
-	for (char *p = ret; *p != '\0'; p++) {
-		if ((unsigned char)*p < ' ' || *p == 0x7F) {
-			*p = '?';
-		}
-	}
 }
 
 static const char *status_text(int32_t status)

@@ -58,7 +58,7 @@ int32_t us_s3_reply_check_put(const struct us_s3_reply *reply,
 			      const struct us_s3_endpoint *endpoint,
 			      const struct us_s3_request *request, struct us_error *err);
 
-/* `PUT "bucket/key"` into RET (CAP bytes), control bytes replaced. */
+/* `PUT "bucket/key"` into RET (CAP bytes), for a message. */
 void us_s3_reply_what(const struct us_s3_endpoint *endpoint, const struct us_s3_request *request,
 		      char *ret, size_t cap);
 

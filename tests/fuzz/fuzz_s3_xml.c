@@ -3,20 +3,9 @@
  * S3's XML from a stranger. The first byte is the size of the pieces that the
  * page parser is fed. What is accepted must keep its promises.
  */
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "fuzz.h"
 
 #include "../../csrc/store/s3_xml.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t data_len);
-
-static void require(int condition)
-{
-	if (!condition) {
-		abort();
-	}
-}
 
 static void check_page(const struct us_s3_page *page, enum us_s3_document document)
 {

@@ -177,10 +177,24 @@ t_e2e() {
 
 # ------------------------------------------------------------------- contracts
 
+# is_hardened FILE: loaded anywhere, nothing writable once it is linked, no code on the stack.
+is_hardened() {
+	local headers dynamic pattern
+	headers="$(readelf -hlW "$1")"
+	dynamic="$(readelf -dW "$1")"
+	for pattern in 'Type: +DYN' ' GNU_RELRO ' ' GNU_STACK .* RW +0x'; do
+		grep -qE "$pattern" <<<"$headers" || { echo "$1: no $pattern"; return 1; }
+	done
+	grep -qE '\(FLAGS_1\).* NOW' <<<"$dynamic" || { echo "$1: not bound at start"; return 1; }
+	! grep -q TEXTREL <<<"$dynamic" || { echo "$1: relocations in its code"; return 1; }
+	echo "pass: $1 is hardened"
+}
+
 # The header compiles alone, nothing but what it declares can be seen, and a
 # program that has it and the archive works.
 t_abi() {
-	local header=csrc/include/ultrasimple.h so=build/libultrasimple.so.1 declared exported foreign
+	local header=csrc/include/ultrasimple.h so=build/libultrasimple.so.1
+	local declared exported foreign needed symbol
 	make -s -j"$JOBS" build/libultrasimple.a "$so"
 
 	echo '#include "ultrasimple.h"' |
@@ -197,6 +211,15 @@ t_abi() {
 	foreign="$(nm -g --defined-only build/libultrasimple.a | awk 'NF == 3 && $3 !~ /^us_/ { print $3 }')"
 	[[ -z $foreign ]] || { echo "symbols without us_:" "$foreign"; return 1; }
 	echo "pass: symbols of the archive begin with us_"
+
+	is_hardened "$so"
+	is_hardened bin/litestream
+	readelf -dW bin/litestream | grep -qE '\(FLAGS_1\).* PIE' || { echo "bin/litestream is no PIE"; return 1; }
+	needed="$(nm -u build/libultrasimple.a | awk '{ print $2 }' | sort -u)"
+	for symbol in __stack_chk_fail __memcpy_chk __snprintf_chk; do
+		grep -qx "$symbol" <<<"$needed" || { echo "the archive does not use $symbol"; return 1; }
+	done
+	echo "pass: the archive checks its stack and its copies"
 
 	if [[ -e tests/abi/baseline.abi ]]; then
 		abidiff --headers-dir2 csrc/include --no-added-syms tests/abi/baseline.abi "$so"

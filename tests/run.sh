@@ -16,7 +16,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 CHECK=(lint abi c_unit go)
-ALL=(lint abi c_unit asan tsan fuzz fault go upstream e2e)
+ALL=(lint analyze abi c_unit asan tsan fuzz fault go upstream e2e)
 
 # Unit tests that ThreadSanitizer cannot run, by name: those that fork.
 TSAN_EXCLUDE=()
@@ -108,11 +108,22 @@ t_optimize() {
 	done
 }
 
-# gcc's analyzer, and clang-tidy's checks for bugs. Slow; not part of all.
+# gcc's analyzer, and clang-tidy's checks for bugs.
 t_analyze() {
-	make -s -j"$JOBS" OUT=build/analyze WERROR=1 EXTRA_CFLAGS=-fanalyzer build/analyze/libultrasimple.a
-	clang-tidy --quiet --warnings-as-errors='*' --checks='-*,bugprone-*,-bugprone-easily-swappable-parameters,-bugprone-narrowing-conversions,-bugprone-reserved-identifier,clang-analyzer-*,-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling' \
-		csrc/*.c csrc/*/*.c -- -std=gnu17 -D_GNU_SOURCE
+	local checks=(
+		'-*' 'bugprone-*' 'clang-analyzer-*'
+		# what is a matter of taste, what -Wconversion sees, what wants Annex K
+		-bugprone-easily-swappable-parameters -bugprone-reserved-identifier
+		-bugprone-narrowing-conversions
+		-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling
+	)
+	make -s -j"$JOBS" OUT=build/analyze WERROR=1 EXTRA_CFLAGS="-fanalyzer -DUS_ANALYZE" \
+		build/analyze/libultrasimple.a
+	echo "pass: gcc -fanalyzer"
+	printf '%s\n' csrc/*.c csrc/*/*.c | xargs -P "$JOBS" -I '{}' \
+		clang-tidy --quiet --warnings-as-errors='*' --checks="$(IFS=,; echo "${checks[*]}")" \
+		'{}' -- -std=gnu17 -D_GNU_SOURCE -DUS_ANALYZE
+	echo "pass: clang-tidy"
 }
 
 # The corpus of each fuzz target, and a few seconds of new inputs; always the same.
@@ -161,10 +172,24 @@ t_e2e() {
 
 # ------------------------------------------------------------------- contracts
 
+# is_hardened FILE: loaded anywhere, nothing writable once it is linked, no code on the stack.
+is_hardened() {
+	local headers dynamic pattern
+	headers="$(readelf -hlW "$1")"
+	dynamic="$(readelf -dW "$1")"
+	for pattern in 'Type: +DYN' ' GNU_RELRO ' ' GNU_STACK .* RW +0x'; do
+		grep -qE "$pattern" <<<"$headers" || { echo "$1: no $pattern"; return 1; }
+	done
+	grep -qE '\(FLAGS_1\).* NOW' <<<"$dynamic" || { echo "$1: not bound at start"; return 1; }
+	! grep -q TEXTREL <<<"$dynamic" || { echo "$1: relocations in its code"; return 1; }
+	echo "pass: $1 is hardened"
+}
+
 # The header compiles alone, nothing but what it declares can be seen, and a
 # program that has it and the archive works.
 t_abi() {
-	local header=csrc/include/ultrasimple.h so=build/libultrasimple.so.1 declared exported foreign
+	local header=csrc/include/ultrasimple.h so=build/libultrasimple.so.1
+	local declared exported foreign needed symbol
 	make -s -j"$JOBS" build/libultrasimple.a "$so"
 
 	echo '#include "ultrasimple.h"' |
@@ -181,6 +206,15 @@ t_abi() {
 	foreign="$(nm -g --defined-only build/libultrasimple.a | awk 'NF == 3 && $3 !~ /^us_/ { print $3 }')"
 	[[ -z $foreign ]] || { echo "symbols without us_:" "$foreign"; return 1; }
 	echo "pass: symbols of the archive begin with us_"
+
+	is_hardened "$so"
+	is_hardened bin/litestream
+	readelf -dW bin/litestream | grep -qE '\(FLAGS_1\).* PIE' || { echo "bin/litestream is no PIE"; return 1; }
+	needed="$(nm -u build/libultrasimple.a | awk '{ print $2 }' | sort -u)"
+	for symbol in __stack_chk_fail __memcpy_chk __snprintf_chk; do
+		grep -qx "$symbol" <<<"$needed" || { echo "the archive does not use $symbol"; return 1; }
+	done
+	echo "pass: the archive checks its stack and its copies"
 
 	if [[ -e tests/abi/baseline.abi ]]; then
 		abidiff --headers-dir2 csrc/include --no-added-syms tests/abi/baseline.abi "$so"

@@ -94,8 +94,8 @@ static int seconds_from_civil(const struct civil *c, int64_t *ret_s)
 	    c->minute > 59 || c->second > 59) {
 		return -1;
 	}
-	int64_t s = days_from_civil(c->year, c->month, c->day) * 86400 + c->hour * 3600 +
-		    c->minute * 60 + c->second;
+	int64_t s = days_from_civil(c->year, c->month, c->day) * 86400 + (int64_t)c->hour * 3600 +
+		    (int64_t)c->minute * 60 + c->second;
 	struct civil back = civil_from_s(s);
 	if (back.month != c->month || back.day != c->day) {
 		return -1;

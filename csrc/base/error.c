@@ -38,11 +38,11 @@
 	X(US_E_UNSUPPORTED, -21, "not supported") \
 	X(US_E_OWNED, -22, "target in use by another replicator")
 
-#define US_CHECK_CODE(name, value, text) _Static_assert(name == (value), #name);
+#define US_CHECK_CODE(name, value, text) _Static_assert((name) == (value), #name);
 US_ERROR_TABLE(US_CHECK_CODE)
 
 static const char *const code_texts[] = {
-#define US_CODE_TEXT(name, value, text) [-(value)] = text,
+#define US_CODE_TEXT(name, value, text) [-(value)] = (text),
 	US_ERROR_TABLE(US_CODE_TEXT)
 };
 
@@ -83,7 +83,7 @@ static void set_message(struct us_error *err, const char *format, va_list args)
 	make_presentable(err->message);
 }
 
-int32_t us_fail(struct us_error *err, int32_t code, const char *format, ...)
+int32_t (us_fail)(struct us_error *err, int32_t code, const char *format, ...)
 {
 	if (err) {
 		us_error_clear(err);
@@ -118,7 +118,7 @@ static int32_t code_of_errno(int sys_errno)
 	}
 }
 
-int32_t us_fail_errno(struct us_error *err, int sys_errno, const char *format, ...)
+int32_t (us_fail_errno)(struct us_error *err, int sys_errno, const char *format, ...)
 {
 	int32_t code = code_of_errno(sys_errno);
 	if (err) {
@@ -137,7 +137,7 @@ int32_t us_fail_errno(struct us_error *err, int sys_errno, const char *format, .
 	return code;
 }
 
-int32_t us_fail_nomem(struct us_error *err)
+int32_t (us_fail_nomem)(struct us_error *err)
 {
 	return us_fail(err, US_E_NOMEM, "out of memory");
 }

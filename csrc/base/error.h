@@ -26,6 +26,19 @@ int32_t us_fail_errno(struct us_error *err, int sys_errno, const char *format, .
 
 int32_t us_fail_nomem(struct us_error *err);
 
+#ifdef US_ANALYZE /* by tools that see one file at a time: a failure is never 0 */
+static inline int32_t us_failure(int32_t code)
+{
+	if (code >= 0) {
+		__builtin_unreachable();
+	}
+	return code;
+}
+#define us_fail(...) us_failure(us_fail(__VA_ARGS__))
+#define us_fail_errno(...) us_failure(us_fail_errno(__VA_ARGS__))
+#define us_fail_nomem(err) us_failure(us_fail_nomem(err))
+#endif
+
 /* Empties ERR but for its size (NULL is accepted). */
 void us_error_clear(struct us_error *err);
 

@@ -24,7 +24,7 @@
 
 #define COMMIT_INTERVAL_NS (5 * US_NS_PER_S)
 #define STORE_WAIT_MS 100
-#define CLOCK_BACK_NS (10 * 60 * US_NS_PER_S)
+#define CLOCK_BACK_NS (600 * US_NS_PER_S)
 
 struct walk {
 	struct us *us;

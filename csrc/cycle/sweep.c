@@ -66,10 +66,10 @@
 #define WAIT_NS (10 * US_NS_PER_S)
 #define WAIT_FOREVER INT64_MAX
 #define WAIT_STEP_NS US_NS_PER_S
-#define CLOCK_BACK_NS (10 * 60 * US_NS_PER_S)
+#define CLOCK_BACK_NS (600 * US_NS_PER_S)
 /* A name further ahead is no clock's error: it would stop time for all. */
 #define NAME_AHEAD_MAX_S (366u * 86400)
-#define CLOCK_AHEAD_MAX_NS (366 * 86400 * US_NS_PER_S)
+#define CLOCK_AHEAD_MAX_NS (366 * (86400 * US_NS_PER_S))
 #define BATCH_TEXT_LEN ((size_t)256 * 1024)
 /* Failures to delete in a row after which this sweep deletes no more. */
 #define DELETE_FAILURES_MAX 3

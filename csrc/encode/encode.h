@@ -13,7 +13,7 @@
  * format: `ltx` will stand beside it.
  */
 
-#define US_TRAILER_PATH_LEN_MAX (3 * 4095)
+#define US_TRAILER_PATH_LEN_MAX ((size_t)3 * 4095)
 /* A trailer frame (header, JSON, newline, hex SHA-256) is never longer. */
 #define US_TRAILER_LEN_MAX 16384
 

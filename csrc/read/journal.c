@@ -209,7 +209,7 @@ static int32_t read_super_name(const struct us_source *source, const char *what,
 	}
 	/* Plain char, signed or not, as in the SQLite of this machine. */
 	for (uint32_t i = 0; i < len; i++) {
-		int32_t byte = name[i];
+		int32_t byte = name[i]; /* NOLINT(bugprone-signed-char-misuse) */
 		sum -= (uint32_t)byte;
 	}
 	if (sum != 0) {

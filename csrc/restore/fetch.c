@@ -345,7 +345,7 @@ int32_t us_fetch_object(struct us_fetch *f, const struct us_origin *o, struct us
 			struct us_error *err)
 {
 	struct us_error own = US_ERROR_INIT; /* read here, wanted or not */
-	uint64_t object_len;
+	uint64_t object_len = 0;
 	int in_parts = choice->object_len >= US_FETCH_PARTS_LEN_MIN;
 	int32_t rc = download(f, o, choice, in_parts, fd, shown, ret_trailer, &object_len, &own);
 	if (in_parts && (rc == US_E_OBJECT || rc == US_E_BUSY || rc == US_E_UNSUPPORTED)) {

@@ -544,14 +544,14 @@ static void fit_descriptors(struct us_fleet *f)
 		uint64_t used = concurrency + DESCRIPTORS_SPARE;
 		spare = limit.rlim_cur > used ? (size_t)(limit.rlim_cur - used) : 0;
 	}
-	while (f->worker_count > 1 && spare / (4 * (f->worker_count + 1)) < BATCH_LEAST) {
+	while (f->worker_count > 1 && spare / ((size_t)4 * (f->worker_count + 1)) < BATCH_LEAST) {
 		f->worker_count--;
 	}
 	f->flight_max = (size_t)concurrency + f->worker_count;
 	if (f->flight_max > spare / 4) {
 		f->flight_max = spare / 4 > f->worker_count ? spare / 4 : f->worker_count;
 	}
-	f->batch_max = spare / (4 * (f->worker_count + 1));
+	f->batch_max = spare / ((size_t)4 * (f->worker_count + 1));
 	if (f->batch_max > US_FLEET_BATCH_MAX - WORKERS_MAX) {
 		/* Workers that are at an item add it, however full the batch is by then. */
 		f->batch_max = US_FLEET_BATCH_MAX - WORKERS_MAX;
@@ -562,9 +562,10 @@ static void fit_descriptors(struct us_fleet *f)
 /* Each may have a download in parts. */
 static uint32_t fit_workers(uint64_t memory_limit)
 {
-	uint64_t count = 2 * us_cpu_count() < WORKERS_MAX ? 2 * us_cpu_count() : WORKERS_MAX;
+	uint64_t most = 2 * us_cpu_count() < WORKERS_MAX ? 2 * us_cpu_count() : WORKERS_MAX;
 	uint64_t fits = memory_limit / 4 / WORKER_MEMORY_LEN;
-	return (uint32_t)(count < fits ? count : fits > 0 ? fits : 1);
+	uint64_t count = most < fits ? most : fits;
+	return count > 0 ? (uint32_t)count : 1;
 }
 
 static int32_t init(struct us_fleet *f, struct us_task *task, struct us_error *err)

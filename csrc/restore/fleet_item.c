@@ -446,6 +446,16 @@ static int is_transient(int32_t rc, const struct us_error *err)
 	return rc == US_E_NETWORK || rc == US_E_TIMEOUT || (rc == US_E_HTTP && err->retryable);
 }
 
+static int is_worth_a_try_later(const struct us_fleet_item *item, int32_t rc,
+				const struct us_error *err)
+{
+	if (is_transient(rc, err)) {
+		return item->tries < TRIES_MAX &&
+		       item->backup.object_len < US_FETCH_PARTS_LEN_MIN; /* parts had their tries */
+	}
+	return item->flight->is_blocked && item->tries < BLOCKED_TRIES_MAX;
+}
+
 /* What the slow way may do better: the object is bad, or another one by now. */
 static int is_worth_another_look(int32_t rc)
 {
@@ -481,10 +491,7 @@ void us_fleet_finish(struct us_fleet_worker *w, struct us_fleet_item *item)
 		take_older(item);
 		us_fleet_flight_free(item);
 		us_fleet_retry(f, item, 0);
-	} else if (rc && is_transient(rc, &err) && item->tries < TRIES_MAX &&
-		   item->backup.object_len < US_FETCH_PARTS_LEN_MIN) { /* parts had their tries */
-		try_later(f, item);
-	} else if (item->flight->is_blocked && item->tries < BLOCKED_TRIES_MAX) {
+	} else if (is_worth_a_try_later(item, rc, &err)) {
 		try_later(f, item);
 	} else if (is_worth_another_look(rc) && !item->flight->is_blocked) {
 		do_slowly(w, item);

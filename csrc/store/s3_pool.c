@@ -672,8 +672,10 @@ static int32_t open_pool(struct us_s3_pool *pool, struct us_error *err)
 	pool->curl_deadline_ns = INT64_MAX;
 	pool->ceiling = concurrency;
 	atomic_init(&pool->limit, concurrency);
+	/* NOLINTBEGIN(bugprone-sizeof-expression): they are arrays of pointers */
 	pool->idle = us_alloc_array(concurrency, sizeof(*pool->idle));
 	pool->busy = us_alloc_array(concurrency, sizeof(*pool->busy));
+	/* NOLINTEND(bugprone-sizeof-expression) */
 	if (!pool->idle || !pool->busy) {
 		return us_fail_nomem(err);
 	}

@@ -27,7 +27,8 @@
 
 #define TOKEN_LEN_MAX ((size_t)64 << 10)
 #define DEPTH_MAX 16
-#define FIELD_LEN_MAX (3 * US_S3_TOKEN_LEN_MAX)
+#define FIELD_LEN_MAX ((size_t)3 * US_S3_TOKEN_LEN_MAX)
+#define ESCAPED_KEY_LEN_MAX ((size_t)3 * US_S3_KEY_LEN_MAX)
 
 enum element {
 	EL_OTHER,
@@ -89,16 +90,16 @@ static const struct {
 	size_t len_max;
 	int cut; /* a longer text is cut, not refused */
 } fields[] = {
-	{ "Key", EL_KEY, EL_CONTENTS, 3 * US_S3_KEY_LEN_MAX, 0 },
+	{ "Key", EL_KEY, EL_CONTENTS, ESCAPED_KEY_LEN_MAX, 0 },
 	{ "Size", EL_SIZE, EL_CONTENTS, 32, 0 },
 	{ "IsTruncated", EL_IS_TRUNCATED, EL_LIST, 16, 0 },
 	{ "NextContinuationToken", EL_NEXT_TOKEN, EL_LIST, US_S3_TOKEN_LEN_MAX, 0 },
 	{ "EncodingType", EL_ENCODING_TYPE, EL_LIST, 16, 0 },
-	{ "Key", EL_KEY, EL_UPLOAD, 3 * US_S3_KEY_LEN_MAX, 0 },
+	{ "Key", EL_KEY, EL_UPLOAD, ESCAPED_KEY_LEN_MAX, 0 },
 	{ "UploadId", EL_UPLOAD_ID, EL_UPLOAD, US_S3_UPLOAD_ID_LEN_MAX, 0 },
 	{ "UploadId", EL_UPLOAD_ID, EL_CREATED, US_S3_UPLOAD_ID_LEN_MAX, 0 },
 	{ "IsTruncated", EL_IS_TRUNCATED, EL_UPLOADS, 16, 0 },
-	{ "NextKeyMarker", EL_NEXT_TOKEN, EL_UPLOADS, 3 * US_S3_KEY_LEN_MAX, 0 },
+	{ "NextKeyMarker", EL_NEXT_TOKEN, EL_UPLOADS, ESCAPED_KEY_LEN_MAX, 0 },
 	{ "EncodingType", EL_ENCODING_TYPE, EL_UPLOADS, 16, 0 },
 	{ "Code", EL_CODE, EL_ERROR, 63, 1 },
 	{ "Message", EL_MESSAGE, EL_ERROR, 399, 1 },
@@ -348,7 +349,7 @@ static size_t whole_utf8_len(const char *text, size_t len)
 /* RET has room for the field's len_max and a NUL. */
 static void copy_printable(const struct us_text *value, char *ret)
 {
-	size_t len = value->len > 0 ? whole_utf8_len(value->data, value->len) : 0;
+	size_t len = value->data ? whole_utf8_len(value->data, value->len) : 0;
 	for (size_t i = 0; i < len; i++) {
 		unsigned char c = (unsigned char)value->data[i];
 		ret[i] = c < ' ' || c == 0x7F ? ' ' : value->data[i];

@@ -64,7 +64,7 @@ static inline uint32_t us_record_failed_cycles(const struct us_record *r)
 static inline void us_record_set_unsynced(struct us_record *r, uint32_t since_s, uint32_t failed_cycles)
 {
 	r->flags |= US_RECORD_UNSYNCED;
-	r->fingerprint = (uint64_t)failed_cycles << 32 | since_s;
+	r->fingerprint = (uint64_t)failed_cycles * (UINT64_C(1) << 32) + since_s;
 }
 
 /* The hash of a path below the prefix; never 0. */

@@ -23,12 +23,12 @@
  *   journal    No write lock at the probe, a live journal after it, database and
  *              journal calm: nobody owns the transaction, its rollback is the
  *              state. A live journal beside a RESERVED lock is not hot (SQLite's
- *              hasHotJournal()): C is the state. Calm is asked for under SHARED
- *              too, where a new writer may begin its journal after the probe.
+ *              hasHotJournal()): C is the state. SHARED is given back at once: a
+ *              new writer may begin its journal after the probe all the same.
  *   SHARED     Nobody can write to C in rollback mode, nor begin with a WAL (that
  *              needs EXCLUSIVE once). In a database in WAL mode the lock means
  *              nothing of the sort, so calm is asked for there. It is given back
- *              before the image is written out.
+ *              before the image is handed on: the sink may wait for the network.
  *
  * Files that fit the memory budget are read in one go, then looked at again, then
  * written out. Larger ones, and those with a hot journal, are streamed from where
@@ -215,7 +215,7 @@ static int32_t check_quiet(const struct attempt *a, struct us_error *err)
 	if (!rc && a->shared && !is_wal_mode) {
 		rc = read_is_wal_mode(a, &is_wal_mode, err);
 	}
-	if (rc || (a->shared && !is_wal_mode && !a->use_journal)) {
+	if (rc || (a->shared && !is_wal_mode)) {
 		return rc;
 	}
 	return check_calm(a, err);
@@ -618,20 +618,6 @@ static int32_t run_large_wal(struct attempt *a, const struct us_image_sink *sink
 	return run_private(a, sink, info, err);
 }
 
-/* A large database without a WAL. Under SHARED from a copy: that is made faster
- * than the image is used, so writers wait less long. */
-static int32_t run_large(struct attempt *a, const struct us_image_sink *sink,
-			 struct us_image_info *info, struct us_error *err)
-{
-	if (a->shared) {
-		int32_t rc = run_private(a, sink, info, err);
-		if (rc != US_E_NOSPACE || a->image.sink_failed) {
-			return rc;
-		}
-	}
-	return run_live(a, sink, info, err);
-}
-
 static int32_t run(struct attempt *a, const struct us_image_sink *sink, struct us_image_info *info,
 		   struct us_error *err)
 {
@@ -652,7 +638,11 @@ static int32_t run(struct attempt *a, const struct us_image_sink *sink, struct u
 	    wal_len <= a->reader->memory_len - a->files.db.len) {
 		return run_private(a, sink, info, err);
 	}
-	return a->use_wal ? run_large_wal(a, sink, info, err) : run_large(a, sink, info, err);
+	if (a->use_wal) {
+		return run_large_wal(a, sink, info, err);
+	}
+	/* Under SHARED from a copy: it is given back sooner, and before the sink is called. */
+	return a->shared ? run_private(a, sink, info, err) : run_live(a, sink, info, err);
 }
 
 /* Looks; takes SHARED first where that helps, and looks under it. */
@@ -668,7 +658,8 @@ static int32_t look(struct attempt *a, int want_shared, struct us_error *err)
 	}
 	a->shared = 1;
 	rc = us_files_look(&a->files, err);
-	if (!rc && a->files.wal_live) {
+	/* It protects neither; both may be read while they are handed on. */
+	if (!rc && (a->files.wal_live || (a->files.journal_live && !a->files.locks.reserved))) {
 		us_unlock(a->files.db_fd);
 		a->shared = 0;
 	}

@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 
 #include "../../csrc/base/bytes.h"
+#include "../../csrc/read/probe.h"
 #include "read_support.h"
 
 #define PENDING_BYTE 0x40000000
@@ -229,9 +230,56 @@ static void poke_be32(const char *name, uint64_t off, uint32_t value)
 	poke(name, off, bytes, sizeof(bytes));
 }
 
+/* What happens between the first look at NAME and the moment its image is handed on,
+ * once per read. */
+static void (*in_between)(void);
+
+static int32_t interrupted_begin(void *arg, const struct us_image_info *info, struct us_error *e)
+{
+	void (*what)(void) = in_between;
+	in_between = NULL;
+	if (what) {
+		what();
+	}
+	return image_begin(arg, info, e);
+}
+
+static int32_t read_interrupted(struct us_reader *r, const char *name, int patient,
+				void (*what)(void))
+{
+	struct stat st;
+	int prefix_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_int_equal(stat(path_of(name), &st), 0);
+	struct us_read_source source = { .prefix_fd = prefix_fd,
+					 .rel = name,
+					 .display = name,
+					 .inode = st.st_ino,
+					 .patient = patient };
+	struct us_image_sink sink = { interrupted_begin, image_write, &image };
+	us_error_clear(&err);
+	in_between = what;
+	image.begins = 0;
+	int32_t rc = us_read_image(r, &source, &sink, &image.info, &err);
+	assert_true(rc == US_E_BUSY || !in_between);
+	(void)close(prefix_fd);
+	return rc;
+}
+
+static pid_t other; /* a process of the test, ended by the next one at the latest */
+
+static void end_process(pid_t pid)
+{
+	(void)kill(pid, SIGKILL);
+	(void)waitpid(pid, NULL, 0);
+}
+
 static int fresh(void **state)
 {
 	(void)state;
+	if (other) {
+		end_process(other);
+		other = 0;
+	}
 	if (remove_tree(dir) || mkdir(dir, 0700)) {
 		return -1;
 	}
@@ -274,6 +322,58 @@ static void test_too_young(void **state)
 	expect_too_young("x.db");
 	assert_int_equal(read_with(reader, "x.db", 1), 0);
 	expect_file("x.db");
+}
+
+static void write_to_x(void)
+{
+	poke("x.db", 5000, "y", 1);
+}
+
+static void replace_x(void)
+{
+	assert_int_equal(rename(path_of("y.db"), path_of("x.db")), 0);
+}
+
+/* A large one is read while it is handed on: what it became meanwhile is seen. */
+static void test_changed_while_read(void **state)
+{
+	(void)state;
+	make_db("x.db", "DELETE", 4096, 3000);
+	make_db("y.db", "DELETE", 4096, 3000);
+	settle();
+	assert_int_equal(read_interrupted(small_reader, "x.db", 0, write_to_x), US_E_BUSY);
+	assert_non_null(strstr(err.message, "has moved on"));
+	settle();
+	assert_int_equal(read_interrupted(small_reader, "x.db", 0, replace_x), US_E_BUSY);
+	assert_non_null(strstr(err.message, "has moved on"));
+	settle();
+	expect("x.db", 0, NULL);
+	expect_file("x.db");
+}
+
+/* What is remembered is what the files were before they were read. */
+static void test_remembers_before(void **state)
+{
+	(void)state;
+	static const char *const modes[] = { "DELETE", "WAL" };
+	for (int i = 0; i < 2; i++) {
+		(void)fresh(NULL);
+		make_db("x.db", modes[i], 4096, 20);
+		if (i) {
+			make_wal_db("x.db", 4096, 20);
+		}
+		settle();
+		struct stat st, st_wal = { 0 };
+		assert_int_equal(stat(path_of("x.db"), &st), 0);
+		(void)stat(path_of("x.db-wal"), &st_wal);
+		struct us_file_stat db = us_file_stat_of(&st), wal = us_file_stat_of(&st_wal);
+		assert_int_equal(read_interrupted(reader, "x.db", 0, write_to_x), 0);
+		assert_true(us_file_stat_equal(&image.info.db, &db));
+		assert_true(us_file_stat_equal(&image.info.wal, &wal));
+		assert_int_equal(stat(path_of("x.db"), &st), 0);
+		db = us_file_stat_of(&st);
+		assert_false(us_file_stat_equal(&image.info.db, &db));
+	}
 }
 
 static void test_below_directories(void **state)
@@ -472,12 +572,6 @@ static pid_t hold_lock(const char *name, off_t start, off_t len)
 	return pid;
 }
 
-static void end_process(pid_t pid)
-{
-	(void)kill(pid, SIGKILL);
-	(void)waitpid(pid, NULL, 0);
-}
-
 static void test_locks(void **state)
 {
 	(void)state;
@@ -502,6 +596,101 @@ static void test_locks(void **state)
 	expect("x.db", US_E_BUSY, "PENDING");
 	end_process(pid);
 	expect("x.db", 0, NULL);
+}
+
+/* Locks of this very process count too: Litestream's SQLite lives in it. */
+static void test_locks_of_this_process(void **state)
+{
+	(void)state;
+	make_db("x.db", "DELETE", 4096, 5);
+	int theirs = open(path_of("x.db"), O_RDWR | O_CLOEXEC);
+	int ours = open(path_of("x.db"), O_RDONLY | O_CLOEXEC);
+	struct flock lock = { .l_type = F_WRLCK, .l_start = PENDING_BYTE + 2, .l_len = 510 };
+	assert_int_equal(fcntl(theirs, F_SETLK, &lock), 0);
+	struct us_locks locks;
+	assert_int_equal(us_locks_probe(ours, &locks, &err), 0);
+	assert_true(locks.any && locks.shared && !locks.reserved && !locks.pending);
+	assert_int_equal(us_lock_shared(ours, US_NS_PER_MS, "x.db", &err), US_E_BUSY);
+	lock.l_type = F_RDLCK;
+	assert_int_equal(fcntl(theirs, F_SETLK, &lock), 0);
+	assert_int_equal(us_lock_shared(ours, US_NS_PER_MS, "x.db", &err), 0);
+	us_unlock(ours);
+	/* what this process had is still there */
+	lock.l_type = F_WRLCK;
+	assert_int_equal(fcntl(ours, F_OFD_GETLK, &lock), 0);
+	assert_int_equal(lock.l_type, F_RDLCK);
+	(void)close(ours);
+	(void)close(theirs);
+}
+
+/* Nobody's lock but another descriptor's, which is how SQLite would meet ours. */
+static void expect_no_lock(void)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_start = PENDING_BYTE, .l_len = 512 };
+	int fd = open(path_of("x.db"), O_RDWR | O_CLOEXEC);
+	assert_int_equal(fcntl(fd, F_OFD_GETLK, &lock), 0);
+	assert_int_equal(lock.l_type, F_UNLCK);
+	(void)close(fd);
+}
+
+/* A process that writes to x.db under EXCLUSIVE, all but without a pause, until killed. */
+static pid_t keep_writing(void)
+{
+	pid_t pid = fork();
+	if (pid == 0) {
+		int fd = open(path_of("x.db"), O_RDWR | O_CLOEXEC);
+		struct flock lock = { .l_start = PENDING_BYTE + 2, .l_len = 510 };
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;) {
+			lock.l_type = F_WRLCK;
+			if (!fcntl(fd, F_SETLK, &lock)) {
+				(void)!pwrite(fd, "S", 1, 0);
+				lock.l_type = F_UNLCK;
+				(void)fcntl(fd, F_SETLK, &lock);
+			}
+			(void)usleep(1000);
+		}
+	}
+	return pid;
+}
+
+/* The sink may wait for the network (for the budget, until uploads are over), so no lock
+ * is held when it is called: neither of a database that fits the memory, nor of one that
+ * does not, nor of one with a hot journal. */
+static void test_no_lock_at_the_sink(void **state)
+{
+	(void)state;
+	struct bytes rolled_back;
+	for (int rows = 20; rows <= 3000; rows += 2980) {
+		make_db("x.db", "DELETE", 4096, rows);
+		other = keep_writing();
+		while (read_now("x.db") != US_E_BUSY) {
+			(void)usleep(1000);
+		}
+		int32_t rc = US_E_BUSY;
+		for (int i = 0; i < 30 && rc == US_E_BUSY; i++) {
+			rc = read_interrupted(small_reader, "x.db", 1, expect_no_lock);
+		}
+		assert_int_equal(rc, 0);
+		end_process(other);
+		other = 0;
+		expect_file("x.db");
+		(void)unlink(path_of("x.db"));
+	}
+	make_hot_db("x.db", 1024, 400);
+	assert_int_equal(recover_copy("x.db", &rolled_back), SQLITE_OK);
+	settle();
+	/* let go of while we wait for SHARED */
+	other = hold_lock("x.db", PENDING_BYTE, 1);
+	pid_t killer = fork();
+	if (killer == 0) {
+		(void)usleep(300000);
+		_exit(kill(other, SIGKILL));
+	}
+	assert_int_equal(read_interrupted(reader, "x.db", 1, expect_no_lock), 0);
+	expect_bytes(&rolled_back);
+	bytes_free(&rolled_back);
+	(void)waitpid(killer, NULL, 0);
 }
 
 static void test_dotfile(void **state)
@@ -687,6 +876,56 @@ static void test_wal_that_is_none(void **state)
 	settle();
 	expect("x.db", US_E_CORRUPT, "version");
 	bytes_free(&wal);
+}
+
+/* Half of a transaction at the end, and a frame that was torn: no part of the image. */
+static void test_wal_torn(void **state)
+{
+	(void)state;
+	make_wal_db("x.db", 1024, 50);
+	struct bytes wal = bytes_load(path_of("x.db-wal"));
+	settle();
+	expect("x.db", 0, NULL);
+	struct bytes whole = { malloc(image.len), image.len, 1 };
+	memcpy(whole.data, image.data, image.len);
+	size_t frames = (wal.len - 32) / 1048;
+	uint8_t *last = wal.data + 32 + (frames - 1) * 1048;
+	assert_int_not_equal(us_get_be32(last + 4), 0);
+	us_put_be32(last + 4, 0);
+	resum_wal(&wal, 0);
+	bytes_store(&wal, path_of("x.db-wal"));
+	expect_like_sqlite("x.db");
+	assert_true(image.len != whole.len || memcmp(image.data, whole.data, whole.len) != 0);
+	/* one bit, a few frames before the end */
+	last[24 - 3 * 1048 + 700] ^= 1;
+	bytes_store(&wal, path_of("x.db-wal"));
+	expect_like_sqlite("x.db");
+	bytes_free(&wal);
+	bytes_free(&whole);
+}
+
+static struct bytes next_wal;
+
+static void restart_wal(void)
+{
+	poke("x.db-wal", 0, next_wal.data, 32);
+}
+
+/* The WAL begins a new generation while a large database is handed on: the frames that
+ * covered it may be gone, so everything is read anew. */
+static void test_wal_restarted(void **state)
+{
+	(void)state;
+	make_wal_db("x.db", 1024, 3000);
+	next_wal = bytes_load(path_of("x.db-wal"));
+	us_put_be32(next_wal.data + 16, us_get_be32(next_wal.data + 16) + 1);
+	next_wal.len = 32;
+	resum_wal(&next_wal, 0);
+	settle();
+	assert_int_equal(read_interrupted(small_reader, "x.db", 0, restart_wal), 0);
+	assert_int_equal(image.begins, 2);
+	expect_file("x.db");
+	bytes_free(&next_wal);
 }
 
 static void test_wal_of_another(void **state)
@@ -1130,6 +1369,29 @@ static void test_nothing_disturbed(void **state)
 	end_process(pid);
 }
 
+/* A lease says that nobody has the file open for writing, and is broken by whoever tries. */
+static void test_opened_for_reading(void **state)
+{
+	(void)state;
+	static const char *const names[] = { "x.db", "y.db", "y.db-wal", "z.db", "z.db-journal" };
+	int fds[5];
+	make_db("x.db", "DELETE", 4096, 20);
+	make_wal_db("y.db", 4096, 20);
+	make_hot_db("z.db", 1024, 200);
+	settle();
+	for (int i = 0; i < 5; i++) {
+		fds[i] = open(path_of(names[i]), O_RDONLY | O_CLOEXEC);
+		assert_int_equal(fcntl(fds[i], F_SETLEASE, F_RDLCK), 0);
+	}
+	expect("x.db", 0, NULL);
+	expect("y.db", 0, NULL);
+	expect("z.db", 0, NULL);
+	for (int i = 0; i < 5; i++) {
+		assert_int_equal(fcntl(fds[i], F_GETLEASE), F_RDLCK);
+		(void)close(fds[i]);
+	}
+}
+
 static void test_arguments(void **state)
 {
 	(void)state;
@@ -1168,18 +1430,24 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CASE(test_quiet),
 		CASE(test_too_young),
+		CASE(test_changed_while_read),
+		CASE(test_remembers_before),
 		CASE(test_below_directories),
 		CASE(test_sizes),
 		CASE(test_not_databases),
 		CASE(test_names),
 		CASE(test_foreign),
 		CASE(test_locks),
+		CASE(test_locks_of_this_process),
+		CASE(test_no_lock_at_the_sink),
 		CASE(test_dotfile),
 		CASE(test_long_transaction),
 		CASE(test_exclusive_wal_at_rest),
 		CASE(test_wal),
 		CASE(test_wal_byte_orders),
 		CASE(test_wal_that_is_none),
+		CASE(test_wal_torn),
+		CASE(test_wal_restarted),
 		CASE(test_wal_of_another),
 		CASE(test_wal_shrinks),
 		CASE(test_journal),
@@ -1191,6 +1459,7 @@ int main(void)
 		CASE(test_streaming_journal),
 		CASE(test_sink_refuses),
 		CASE(test_nothing_disturbed),
+		CASE(test_opened_for_reading),
 		CASE(test_arguments),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);

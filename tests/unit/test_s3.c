@@ -378,9 +378,13 @@ static void test_put_answers(void **state)
 {
 	(void)state;
 	assert_int_equal(put_against(OK_PUT).code, 0);
-	assert_int_equal(put_against(ANSWER("200 OK", "", "0", "")).code,
-			 0); /* some give no ETag */
-	struct us_error err = put_against(ANSWER("503 Slow Down", "", "0", ""));
+	/* Some give no ETag, but then an id; who gives neither is no S3. */
+	assert_int_equal(
+		put_against(ANSWER("200 OK", "x-amz-request-id: HEADERID\r\n", "0", "")).code, 0);
+	struct us_error err = put_against(ANSWER("200 OK", "Server: portal\r\n", "0", ""));
+	assert_int_equal(err.code, US_E_HTTP);
+	assert_non_null(strstr(err.message, "200 not S3's answer"));
+	err = put_against(ANSWER("503 Slow Down", "", "0", ""));
 	assert_int_equal(err.code, US_E_HTTP);
 	assert_int_equal(err.http_status, 503);
 	assert_int_equal(err.retryable, 1);

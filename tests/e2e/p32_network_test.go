@@ -41,7 +41,7 @@ type usage struct{ rss, threads, sockets, files int64 }
 // Slack for what a process may take more after a fault than before: garbage that Go has
 // not collected, threads of its runtime, one connection for each upload at a time.
 const (
-	rssSlack     = 24 << 20
+	rssSlack     = 20 << 20
 	threadSlack  = 6
 	uploadsAtOne = 8
 	socketSlack  = uploadsAtOne + 4
@@ -83,7 +83,7 @@ func newNetworkFleet(t testing.TB, s *s3server, prefix, scheme string, keys ...s
 		f.w.do(ask{Op: "loop", ID: p, MinMS: 40, MaxMS: 160, Spill: m.spill})
 	}
 	target := strings.Replace(s.target(f.p.url(), extra...), seedTemplate, prefix+"/"+seedTemplate, 1)
-	f.config = settings{pattern: seedPattern(f.root), interval: "1s", target: target, keys: keys, top: []string{"shutdown-sync-timeout: 5s"}}
+	f.config = settings{pattern: seedPattern(f.root), interval: "1s", target: target, keys: append([]string{"memory_limit: 16MB"}, keys...), top: []string{"shutdown-sync-timeout: 5s"}}
 	f.d = replicate(t, f.config)
 	f.cycles("before the faults", 2)
 	f.base = f.usage()

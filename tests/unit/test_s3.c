@@ -538,6 +538,47 @@ static void test_request_headers(void **state)
 	server_stop(&server);
 }
 
+/* Takes every other request and hangs up. */
+static const char *swallow_odd(struct server *server, const char *request, uint64_t number)
+{
+	(void)server;
+	(void)request;
+	return number % 2 ? NULL : OK_PUT;
+}
+
+/* A put that was sent whole, got no answer and was sent again says so: the first one may
+ * still land. */
+static void test_sent_twice(void **state)
+{
+	(void)state;
+	struct us_put put;
+	struct server dying = { .answer_fn = swallow_odd };
+	server_start(&dying);
+	struct us_store *store = open_store(dying.endpoint, "bk1", 1, NULL);
+	for (int i = 0; i < 10; i++) {
+		fill_put(&put, "k", "hello", 5);
+		assert_int_equal(put_now(store, &put), 0);
+		assert_int_equal(put.sent_twice, i > 0);
+	}
+	store->ops->close(store);
+	server_stop(&dying);
+
+	/* What was not sent whole cannot land. */
+	struct server resetting = { .answer = OK_PUT, .die_on_second = 2 };
+	size_t len = 32u << 20;
+	char *data = calloc(1, len);
+	server_start(&resetting);
+	store = open_store(resetting.endpoint, "bk1", 1, NULL);
+	for (int i = 0; i < 3; i++) {
+		fill_put(&put, "k", data, len);
+		assert_int_equal(put_now(store, &put), 0);
+		assert_int_equal(put.sent_twice, 0);
+	}
+	free(data);
+	store->ops->close(store);
+	server_stop(&resetting);
+}
+
 static void test_connections_are_reused(void **state)
 {
 	(void)state;
@@ -1219,6 +1260,7 @@ int main(void)
 		cmocka_unit_test(test_secrets_stay_out_of_messages),
 		cmocka_unit_test(test_request_headers),
 		cmocka_unit_test(test_connections_are_reused),
+		cmocka_unit_test(test_sent_twice),
 		cmocka_unit_test(test_unreachable),
 		cmocka_unit_test(test_no_progress),
 		cmocka_unit_test(test_slow_is_not_stalled),

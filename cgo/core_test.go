@@ -499,6 +499,7 @@ func TestCore_S3Credentials(t *testing.T) {
 			if strings.Contains(req.Header.Get("Authorization"), "AKIATEST/") {
 				signed.Add(1)
 			}
+			w.Header().Set("ETag", `"0"`)
 		}
 	}))
 	defer srv.Close()

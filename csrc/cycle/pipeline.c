@@ -347,8 +347,10 @@ static int record_synced(struct us *us, struct us_job *job, int uploaded)
 	if (uploaded) {
 		record->content_hash = job->content_hash;
 		record->object_time = job->object_time;
-		record->object_count =
-			(uint8_t)(record->object_count < 2 ? record->object_count + 1 : 2);
+		/* With 1 the next one does not take this one's name, under which the first
+		 * of two may still arrive. */
+		int is_settled = record->object_count > 0 && !job->put.sent_twice;
+		record->object_count = is_settled ? 2 : 1;
 		record->size_class = us_size_class(info->image_len);
 	}
 	us_table_release(us->table, job->path_hash);

@@ -5,9 +5,9 @@
  * errors a bounded part is kept and parsed; nothing but the fields of an Error
  * document ever reaches a message, because pages of proxies repeat request headers.
  *
- * A PUT counts as done only if the answer is what S3 gives: 200, and no body, or
- * one beside an ETag. A captive portal's 200 page is no acknowledgement, and
- * neither is a 200 that carries an Error document.
+ * A PUT counts as done only if the answer is what S3 gives: 200, and an ETag (or, with
+ * no body, at least a request id). A captive portal's 200 is no acknowledgement, with a
+ * page or without, and neither is a 200 that carries an Error document.
  */
 #include "reply.h"
 
@@ -337,10 +337,10 @@ int32_t us_s3_reply_check_put(const struct us_s3_reply *reply,
 	if (reply->status != 200) {
 		return us_s3_reply_fail(reply, endpoint, request, 0, err);
 	}
-	if (reply->body.len == 0) {
+	if (reply->body.len == 0 && reply->request_id[0] != '\0') {
 		return 0;
 	}
-	if (us_s3_xml_error(reply->body.data, reply->body.len, &doc)) {
+	if (reply->body.len > 0 && us_s3_xml_error(reply->body.data, reply->body.len, &doc)) {
 		return us_s3_reply_fail_doc(reply, &doc, endpoint, request, 0, err);
 	}
 	return reply->has_etag ? 0 : us_s3_reply_fail(reply, endpoint, request, 0, err);

@@ -16,6 +16,8 @@ static int32_t build_put(struct us_s3_store *store, struct us_s3_slot *slot)
 
 static int32_t check_put(struct us_s3_store *store, struct us_s3_slot *slot)
 {
+	struct us_put *put = slot->job.item;
+	put->sent_twice = slot->sent_twice;
 	return us_s3_reply_check_put(&slot->transfer.reply, &store->endpoint,
 				     &slot->transfer.request, &slot->err);
 }

@@ -81,6 +81,7 @@ static int seek_body(void *user, curl_off_t offset, int origin)
 	if (origin != SEEK_SET || offset < 0 || (uint64_t)offset > slot->body.len) {
 		return CURL_SEEKFUNC_FAIL;
 	}
+	slot->sent_twice |= slot->body_done == slot->body.len;
 	slot->body_done = (uint64_t)offset;
 	return CURL_SEEKFUNC_OK;
 }
@@ -131,6 +132,7 @@ int32_t us_s3_slot_begin(struct us_s3_slot *slot, const struct us_s3_job *job)
 	slot->err.struct_size = sizeof(slot->err);
 	slot->body = (struct us_s3_body){ .fd = -1 };
 	slot->body_done = slot->received = slot->payload_len = 0;
+	slot->sent_twice = 0;
 	int32_t rc = job->kind->build(slot->store, slot);
 	rc = rc ? rc : us_s3_transfer_begin(&slot->transfer, &slot->err);
 	if (!rc && job->kind->patience > 0) {
@@ -145,6 +147,7 @@ int us_s3_slot_resend(struct us_s3_slot *slot, CURLcode result)
 		return 0;
 	}
 	us_s3_count(slot->counts, &slot->transfer, 0);
+	slot->sent_twice |= slot->body_done == slot->body.len;
 	slot->body_done = 0;
 	return 1;
 }

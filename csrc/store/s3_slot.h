@@ -52,6 +52,7 @@ struct us_s3_slot {
 	struct us_error err;
 	struct us_s3_body body;
 	uint64_t body_done;
+	int sent_twice; /* the body has gone out whole before, without an answer */
 	uint64_t received; /* what TAKE has taken */
 	struct us_s3_kind_counts *counts;
 	uint64_t payload_len; /* counted if it succeeds */

@@ -29,6 +29,7 @@ struct us_put {
 	void *owner;		/* the caller's, untouched */
 	/* set by the store */
 	int32_t rc; /* 0: the target has it, durably */
+	int sent_twice; /* where RC is 0: the first one, unanswered, may still arrive */
 	struct us_error err;
 	struct us_put *next;
 };

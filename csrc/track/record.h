@@ -19,7 +19,8 @@ struct us_record {
 			       * by a sweep, s since 1970; 0: none yet */
 	uint8_t flags;	      /* US_RECORD_* */
 	uint8_t size_class;   /* us_size_class of the last image */
-	uint8_t object_count; /* objects acknowledged under this state: 0, 1, or 2 for more */
+	uint8_t object_count; /* objects acknowledged under this state: 0, 1, or 2 for more; 1
+			       * also where the last one may yet arrive once more */
 	uint8_t generation;   /* of the last walk that saw it, modulo 256 */
 };
 

@@ -100,6 +100,7 @@ func (f *fakeS3) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b, err := io.ReadAll(r.Body)
 		if err == nil {
 			f.put(key, b)
+			w.Header().Set("ETag", `"0"`)
 		}
 	case r.Method == http.MethodPost && q.Has("delete"):
 		var d struct {

@@ -378,9 +378,13 @@ static void test_put_answers(void **state)
 {
 	(void)state;
 	assert_int_equal(put_against(OK_PUT).code, 0);
-	assert_int_equal(put_against(ANSWER("200 OK", "", "0", "")).code,
-			 0); /* some give no ETag */
-	struct us_error err = put_against(ANSWER("503 Slow Down", "", "0", ""));
+	/* Some give no ETag, but then an id; who gives neither is no S3. */
+	assert_int_equal(
+		put_against(ANSWER("200 OK", "x-amz-request-id: HEADERID\r\n", "0", "")).code, 0);
+	struct us_error err = put_against(ANSWER("200 OK", "Server: portal\r\n", "0", ""));
+	assert_int_equal(err.code, US_E_HTTP);
+	assert_non_null(strstr(err.message, "200 not S3's answer"));
+	err = put_against(ANSWER("503 Slow Down", "", "0", ""));
 	assert_int_equal(err.code, US_E_HTTP);
 	assert_int_equal(err.http_status, 503);
 	assert_int_equal(err.retryable, 1);
@@ -532,6 +536,47 @@ static void test_request_headers(void **state)
 	assert_null(strcasestr(r, "x-amz-date"));
 	store->ops->close(store);
 	server_stop(&server);
+}
+
+/* Takes every other request and hangs up. */
+static const char *swallow_odd(struct server *server, const char *request, uint64_t number)
+{
+	(void)server;
+	(void)request;
+	return number % 2 ? NULL : OK_PUT;
+}
+
+/* A put that was sent whole, got no answer and was sent again says so: the first one may
+ * still land. */
+static void test_sent_twice(void **state)
+{
+	(void)state;
+	struct us_put put;
+	struct server dying = { .answer_fn = swallow_odd };
+	server_start(&dying);
+	struct us_store *store = open_store(dying.endpoint, "bk1", 1, NULL);
+	for (int i = 0; i < 10; i++) {
+		fill_put(&put, "k", "hello", 5);
+		assert_int_equal(put_now(store, &put), 0);
+		assert_int_equal(put.sent_twice, i > 0);
+	}
+	store->ops->close(store);
+	server_stop(&dying);
+
+	/* What was not sent whole cannot land. */
+	struct server resetting = { .answer = OK_PUT, .die_on_second = 2 };
+	size_t len = 32u << 20;
+	char *data = calloc(1, len);
+	server_start(&resetting);
+	store = open_store(resetting.endpoint, "bk1", 1, NULL);
+	for (int i = 0; i < 3; i++) {
+		fill_put(&put, "k", data, len);
+		assert_int_equal(put_now(store, &put), 0);
+		assert_int_equal(put.sent_twice, 0);
+	}
+	free(data);
+	store->ops->close(store);
+	server_stop(&resetting);
 }
 
 static void test_connections_are_reused(void **state)
@@ -1215,6 +1260,7 @@ int main(void)
 		cmocka_unit_test(test_secrets_stay_out_of_messages),
 		cmocka_unit_test(test_request_headers),
 		cmocka_unit_test(test_connections_are_reused),
+		cmocka_unit_test(test_sent_twice),
 		cmocka_unit_test(test_unreachable),
 		cmocka_unit_test(test_no_progress),
 		cmocka_unit_test(test_slow_is_not_stalled),

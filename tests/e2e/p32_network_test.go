@@ -1,0 +1,287 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// networkFleet is a mixed fleet with live writers, behind a proxy that injects faults.
+type networkFleet struct {
+	t       testing.TB
+	p       *proxy
+	root    string
+	target  string   // directory of its objects
+	static  []string // nobody has them open; changed by hand
+	live    []string // loops write to them
+	w       *writer
+	config  settings
+	d       *daemon
+	base    usage
+	samples []sample // of the live ones, oldest first
+	changed []string // static ones that changed last, and when they had
+	at      time.Time
+	audited string // last_scan of the last cycle that was looked at
+}
+
+// sample is what the live databases held at least at a moment.
+type sample struct {
+	at    time.Time
+	heads map[string]string
+}
+
+// usage is what a process takes of the machine.
+type usage struct{ rss, threads, sockets, files int64 }
+
+// Slack for what a process may take more after a fault than before: garbage that Go has
+// not collected, threads of its runtime, one connection for each upload at a time.
+const (
+	rssSlack     = 20 << 20
+	threadSlack  = 6
+	uploadsAtOne = 8
+	socketSlack  = uploadsAtOne + 4
+)
+
+// liveModes are the journal modes of the live databases.
+var liveModes = []struct {
+	mode  string
+	setup []string
+	spill bool
+}{
+	{"WAL", nil, false},
+	{"WAL", []string{"PRAGMA wal_autocheckpoint=4"}, false},
+	{"WAL", []string{"PRAGMA cache_size=5"}, true},
+	{"DELETE", nil, false},
+	{"TRUNCATE", nil, false},
+	{"PERSIST", []string{"PRAGMA cache_size=5"}, true},
+}
+
+// newNetworkFleet starts a fleet below prefix in the bucket of s. scheme is http or https.
+func newNetworkFleet(t testing.TB, s *s3server, prefix, scheme string, keys ...string) *networkFleet {
+	t.Helper()
+	f := &networkFleet{t: t, root: filepath.Join(t.TempDir(), "data"), target: filepath.Join(s.dir(), prefix)}
+	extra := []string{fmt.Sprintf("max_concurrent_uploads: %d", uploadsAtOne)}
+	f.p = startProxy(t, s.hostPort(), nil)
+	if scheme == "https" {
+		f.p = startProxy(t, s.hostPort(), selfSigned(t))
+		extra = append(extra, "skip_verify: true")
+	}
+	f.static = makeFleet(t, f.root, 24)
+	f.w = newWriter(t)
+	dir := filepath.Join(f.root, "live", "databases", "d", "branches", "main", "tenants")
+	must(t, os.MkdirAll(dir, 0o755))
+	for i, m := range liveModes {
+		p := filepath.Join(dir, fmt.Sprintf("w%d.db", i))
+		f.live = append(f.live, p)
+		f.w.open(p, m.mode, append([]string{"PRAGMA synchronous=OFF"}, m.setup...)...)
+		f.w.exec(p, seqSchema)
+		f.w.do(ask{Op: "loop", ID: p, MinMS: 40, MaxMS: 160, Spill: m.spill})
+	}
+	target := strings.Replace(s.target(f.p.url(), extra...), seedTemplate, prefix+"/"+seedTemplate, 1)
+	f.config = settings{pattern: seedPattern(f.root), interval: "1s", target: target, keys: append([]string{"memory_limit: 16MB"}, keys...), top: []string{"shutdown-sync-timeout: 5s"}}
+	f.d = replicate(t, f.config)
+	f.cycles("before the faults", 2)
+	f.base = f.usage()
+	return f
+}
+
+func (f *networkFleet) usage() (u usage) {
+	f.t.Helper()
+	pid := f.d.cmd.Process.Pid
+	u.rss, _ = f.d.memory()
+	threads := must1[[]os.DirEntry](f.t)(os.ReadDir(fmt.Sprintf("/proc/%d/task", pid)))
+	u.threads = int64(len(threads))
+	fds := must1[[]os.DirEntry](f.t)(os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)))
+	for _, fd := range fds {
+		to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd.Name()))
+		if err != nil {
+			continue // closed by now
+		}
+		if strings.HasPrefix(to, "socket:") {
+			u.sockets++
+		} else {
+			u.files++
+		}
+	}
+	return u
+}
+
+// change commits to n static databases, others each time.
+func (f *networkFleet) change(n int) {
+	f.t.Helper()
+	f.static = append(f.static[n:], f.static[:n]...)
+	f.changed = slices.Clone(f.static[:n])
+	for _, p := range f.changed {
+		change(f.t, p)
+	}
+	f.at = time.Now()
+}
+
+// cycles waits for n full cycles and holds every acknowledgement on the way against the
+// target. Returns whether all was in the target after one of them.
+func (f *networkFleet) cycles(what string, n int) (synced bool) {
+	f.t.Helper()
+	from := f.d.stats().Cycles + 1 // one may be under way
+	var st stats
+	ok := poll(60*time.Second, func() bool {
+		f.sample()
+		st = f.d.stats()
+		f.audit(what, st)
+		synced = synced || st.Cycles > from && st.Unsynced == 0 && st.DatabasesFailed == 0
+		return st.Cycles >= from+n
+	})
+	if !ok {
+		f.t.Fatalf("%s: waited a minute in vain for %d cycles; /stats: %+v", what, n, st)
+	}
+	return synced
+}
+
+func (f *networkFleet) sample() {
+	f.t.Helper()
+	s := sample{heads: map[string]string{}}
+	for _, p := range f.live {
+		s.heads[p] = f.w.query(p, "SELECT n FROM head")
+	}
+	s.at = time.Now()
+	if len(f.samples) == 100 {
+		f.samples = f.samples[1:]
+	}
+	f.samples = append(f.samples, s)
+}
+
+// audit takes /stats at its word: if nothing is unsynced, the target has everything that
+// was committed before that cycle's scan.
+func (f *networkFleet) audit(what string, st stats) {
+	f.t.Helper()
+	if st.LastScan == nil || st.Unsynced != 0 || *st.LastScan == f.audited {
+		return
+	}
+	f.audited = *st.LastScan
+	scan := must1[time.Time](f.t)(time.Parse(time.RFC3339Nano, f.audited))
+	for i := len(f.samples) - 1; i >= 0; i-- {
+		if f.samples[i].at.Before(scan) {
+			for p, want := range f.samples[i].heads {
+				if got := f.head(p); got < mustInt(want) {
+					f.t.Errorf("%s: /stats of %s has nothing unsynced, and the target has commit %d of %q, which was at %s before", what, f.audited, got, p, want)
+				}
+			}
+			break
+		}
+	}
+	if f.at.Before(scan) {
+		verifyTarget(f.t, f.root, f.target, f.changed)
+	}
+}
+
+// head is the number of the state that the newest object of a live database holds.
+func (f *networkFleet) head(path string) int64 {
+	f.t.Helper()
+	img, _ := newest(f.t, f.target, keyOf(f.root, path))
+	tmp := filepath.Join(f.t.TempDir(), "head.db")
+	must(f.t, os.WriteFile(tmp, img, 0o600))
+	n, err := checkSeq(tmp)
+	if err != nil {
+		f.t.Errorf("newest object of %q: %v", path, err)
+	}
+	return n
+}
+
+func mustInt(s string) (n int64) {
+	if _, err := fmt.Sscan(s, &n); err != nil {
+		panic(err)
+	}
+	return n
+}
+
+// caughtUp wants, two cycles after the faults, everything in the target and the process
+// as it was.
+func (f *networkFleet) caughtUp(what string) {
+	f.t.Helper()
+	if !f.cycles(what+", after it", 2) {
+		st := f.d.stats()
+		f.t.Errorf("%s: not caught up two cycles after it: unsynced %d, failed %d, %+v", what, st.Unsynced, st.DatabasesFailed, st.Failures)
+	}
+	var u usage
+	if !poll(5*time.Second, func() bool {
+		u = f.usage()
+		return u.rss <= f.base.rss+rssSlack && u.threads <= f.base.threads+threadSlack && u.sockets <= f.base.sockets+socketSlack && u.files <= f.base.files
+	}) {
+		f.t.Errorf("%s: the process takes %+v after it, %+v before", what, u, f.base)
+	}
+	if n := f.p.strayed.Load(); n != 0 {
+		f.t.Errorf("%s: %d requests followed a redirect to another host", what, n)
+	}
+}
+
+// end stops the writers and compares everything.
+func (f *networkFleet) end() {
+	f.t.Helper()
+	for _, p := range f.live {
+		if r := f.w.do(ask{Op: "stop", ID: p}); r.Other != "" {
+			f.t.Errorf("%q: the writer has seen: %s", p, r.Other)
+		}
+	}
+	f.cycles("at the end", 2)
+	f.d.waitSynced(20 * time.Second)
+	all := append(slices.Clone(f.static), f.live...)
+	verifyTarget(f.t, f.root, f.target, all)
+	for _, p := range all {
+		for _, o := range objects(f.t, f.target, keyOf(f.root, p)) {
+			if _, _, err := decodeObject(must1[[]byte](f.t)(os.ReadFile(o))); err != nil {
+				f.t.Errorf("%s: %v", o, err)
+			}
+		}
+	}
+	out := f.d.output()
+	if strings.Contains(out, secretKey) || strings.Contains(out, "Signature=") {
+		f.t.Error("a secret is in the log")
+	}
+	f.d.stop()
+}
+
+func isWrite(r *http.Request) bool { return r.Method != http.MethodGet }
+
+// Every kind of fault, while databases are written to and backed up.
+func Test32Replicate(t *testing.T) {
+	t.Parallel()
+	s := startS3(t)
+	const groups = 6
+	for g := range groups {
+		t.Run(fmt.Sprint("fleet", g), func(t *testing.T) {
+			t.Parallel()
+			scheme := []string{"http", "https"}[g%2]
+			f := newNetworkFleet(t, s, fmt.Sprint("fleet", g), scheme)
+			for i, kind := range allFaults {
+				if i%groups == g && !slices.Contains(slowFaults, kind) {
+					f.suffer(kind)
+				}
+			}
+			f.end()
+			t.Log(f.p.tally())
+		})
+	}
+}
+
+// suffer has every request fail, then half of them.
+func (f *networkFleet) suffer(kind faultKind) {
+	f.t.Helper()
+	start := time.Now()
+	before := f.p.suffered()[kind]
+	f.change(4)
+	f.p.chaos(1, 1, kind)
+	f.cycles(string(kind), 1)
+	f.p.chaos(2, 0.5, kind)
+	f.change(4)
+	f.cycles(string(kind)+" by half", 2)
+	f.p.calm()
+	f.caughtUp(string(kind))
+	if f.p.suffered()[kind] == before {
+		f.t.Errorf("%s: no request has suffered it: the test shows nothing", kind)
+	}
+	f.t.Logf("%s: %.1f s, %+v", kind, time.Since(start).Seconds(), f.usage())
+}

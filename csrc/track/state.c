@@ -438,6 +438,9 @@ static int32_t start(struct us_state *state, int fresh, uint32_t window_s, uint3
 	(void)meta_int(state, "open", 0, 1, &was_open); /* missing in a fresh one: 0 */
 	uint32_t floor_s = (uint32_t)(state->info.high_water_ns / US_NS_PER_S);
 	uint32_t at_s = now_s > floor_s ? now_s : floor_s;
+	if (was_open && at_s < state->info.epoch_s) {
+		at_s = state->info.epoch_s; /* it, too, is ahead of the clock after a kill */
+	}
 	int moved = was_open || (!fresh && window_s != state->info.window_s);
 	if (moved && at_s < UINT32_MAX) {
 		at_s++; /* the run before may have used this very second */

@@ -30,7 +30,11 @@ import (
 var program string
 
 func TestMain(m *testing.M) {
-	if os.Getenv("E2E_WRITER") != "" {
+	switch {
+	case os.Getenv("E2E_TENANTS") != "":
+		tenantMain()
+		return
+	case os.Getenv("E2E_WRITER") != "":
 		writerMain()
 		return
 	}

@@ -169,6 +169,10 @@ static void test_names(void **state)
 	/* A put of unknown outcome: another name than its own. */
 	r.content_hash = 0;
 	assert_int_equal(us_object_time_next(&r, 4096, hour, epoch, epoch + 140, epoch + 140), epoch + 140);
+	/* Its run was killed, and may have sent one more under the next name. */
+	r.flags = US_RECORD_UNSURE;
+	assert_int_equal(us_object_time_next(&r, 4096, hour, epoch + 131, epoch + 120, epoch + 120), epoch + 132);
+	r.flags = 0;
 	r.content_hash = 7;
 	/* The end of time does not wrap around. */
 	struct us_record last = { .object_time = UINT32_MAX, .object_count = 1, .content_hash = 7 };
@@ -615,6 +619,20 @@ static void test_state_after_kill(void **arg)
 	us_table_free(table);
 }
 
+/* Two kills in one second: what the second run sent was named after its epoch. */
+static void test_state_after_two_kills(void **arg)
+{
+	(void)arg;
+	char reset[1024];
+	struct us_table *table = new_table();
+	open_and_die(); /* at 1000 */
+	open_and_die(); /* its epoch is 1001 */
+	struct us_state *state = open_state("t", 3600, 1000, table, reset);
+	assert_int_equal(us_state_info(state)->epoch_s, 1002);
+	us_state_close(state);
+	us_table_free(table);
+}
+
 static void test_state_lock_names_pid(void **arg)
 {
 	(void)arg;
@@ -738,6 +756,7 @@ int main(void)
 		STATE_TEST(test_state_version_1),
 		STATE_TEST(test_state_epoch_moves),
 		STATE_TEST(test_state_after_kill),
+		STATE_TEST(test_state_after_two_kills),
 		STATE_TEST(test_state_lock_names_pid),
 		STATE_TEST(test_state_damaged_or_foreign),
 		STATE_TEST(test_state_spares_others),

@@ -54,6 +54,8 @@
 #define ASIDE_MAX 100
 #define DAMAGED "it is damaged"
 #define LENGTHS_CACHE_KIB 256
+/* Kills in quick succession may not drive names away from the clock for good. */
+#define EPOCH_AHEAD_MAX_S 600
 
 struct us_state {
 	int lock_fd;
@@ -438,7 +440,8 @@ static int32_t start(struct us_state *state, int fresh, uint32_t window_s, uint3
 	(void)meta_int(state, "open", 0, 1, &was_open); /* missing in a fresh one: 0 */
 	uint32_t floor_s = (uint32_t)(state->info.high_water_ns / US_NS_PER_S);
 	uint32_t at_s = now_s > floor_s ? now_s : floor_s;
-	if (was_open && at_s < state->info.epoch_s) {
+	if (was_open && at_s < state->info.epoch_s &&
+	    state->info.epoch_s - at_s < EPOCH_AHEAD_MAX_S) {
 		at_s = state->info.epoch_s; /* it, too, is ahead of the clock after a kill */
 	}
 	int moved = was_open || (!fresh && window_s != state->info.window_s);

@@ -62,7 +62,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t data_len)
 		files[FILE_WAL] = input_bytes(&in, in.left, &lens[FILE_WAL]);
 		fix((uint8_t *)files[FILE_WAL], lens[FILE_WAL], flags);
 	}
-	check_files(files, lens, flags & LARGE ? LARGE_LEN : 0);
+	put_files(files, lens, flags & LARGE ? LARGE_LEN : 0);
+	check_files();
 	free(files[FILE_DB]);
 	free(files[FILE_WAL]);
 	return 0;

@@ -46,6 +46,7 @@ static struct {
 	struct us_reader *reader;
 	uint8_t image[IMAGE_LEN_MAX], recovered[IMAGE_LEN_MAX];
 	size_t image_len, begun_len, left_len; /* LEFT: what SQLite left of the file */
+	uint32_t journal_page_size;            /* of its first header; 0: none */
 	int begin_count;
 } t;
 
@@ -56,8 +57,8 @@ static inline void set_up(void)
 		return;
 	}
 	require(scratch_dir(root) == 0);
-	(void)snprintf(t.ours, sizeof(t.ours), "%s/ours", root);
-	(void)snprintf(t.theirs, sizeof(t.theirs), "%s/theirs", root);
+	(void)snprintf(t.ours, sizeof(t.ours), "%s/1", root);
+	(void)snprintf(t.theirs, sizeof(t.theirs), "%s/2", root); /* of the same length */
 	require(mkdir(t.ours, 0700) == 0 && mkdir(t.theirs, 0700) == 0);
 	t.ours_fd = open(t.ours, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	t.theirs_fd = open(t.theirs, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -221,10 +222,12 @@ static inline int recover_theirs(size_t *ret_len)
 }
 
 /* Whether SQLite finds nothing wrong with what it has recovered. To it, a file that ends
- * early goes on with zeros, and a very short one is an empty database; not to us. */
+ * early goes on with zeros, a very short one is an empty database, and a journal may have
+ * other pages; not to us. */
 static inline int is_sound(void)
 {
-	if (t.left_len < 512 ||
+	if ((t.journal_page_size && t.journal_page_size != header_page_size(t.recovered)) ||
+	    t.left_len < 512 ||
 	    t.left_len < (uint64_t)header_page_size(t.recovered) * us_get_be32(t.recovered + 28)) {
 		return 0;
 	}
@@ -255,17 +258,23 @@ static inline int is_agreed(int32_t ours, int theirs, size_t len)
 	return ours == US_E_CANCELED || ours == US_E_ACCESS || theirs != SQLITE_OK || !is_sound();
 }
 
-/* Reads DB (up to DB_LEN filled with zeros), its WAL and its journal; a NULL is no file. */
-static inline void check_files(char *const files[FILE_COUNT], const size_t lens[FILE_COUNT],
-			       size_t db_len)
+/* Puts the database (up to DB_LEN filled with zeros), its WAL and its journal on both
+ * sides; a NULL is no file. */
+static inline void put_files(char *const files[FILE_COUNT], const size_t lens[FILE_COUNT],
+			     size_t db_len)
 {
-	struct us_error err = US_ERROR_INIT;
 	for (size_t i = 0; i < FILE_COUNT; i++) {
 		size_t len = i == FILE_DB ? db_len : 0;
 		put_file(t.ours_fd, file_names[i], files[i], lens[i], len);
 		put_file(t.theirs_fd, file_names[i], files[i], lens[i], len);
 	}
 	(void)unlinkat(t.theirs_fd, "x.db-shm", 0);
+}
+
+/* Reads and recovers what put_files has put. */
+static inline void check_files(void)
+{
+	struct us_error err = US_ERROR_INIT;
 	uint64_t before = fingerprint_of(t.ours_fd);
 	int32_t rc = read_ours(&err);
 	require(fingerprint_of(t.ours_fd) == before);

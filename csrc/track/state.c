@@ -506,6 +506,18 @@ static int32_t check_owner(const struct us_state *state, struct us_error *err)
 		state->path);
 }
 
+static int32_t begin_anew(struct us_state *state, const char *target, struct us_table *table,
+			  const char *why, int is_ours, char *ret_reset, size_t reset_cap,
+			  struct us_error *err)
+{
+	(void)snprintf(ret_reset, reset_cap,
+		       "state file \"%s\": %s; beginning a new one, every database is uploaded",
+		       state->path, why);
+	close_db(state);
+	us_table_clear(table);
+	return create(state, target, is_ours, err);
+}
+
 /* Opens what is there, else begins anew; TABLE is filled or untouched. */
 static int32_t open_or_create(struct us_state *state, const char *target, struct us_table *table,
 			      char *ret_reset, size_t reset_cap, int *ret_fresh,
@@ -526,17 +538,30 @@ static int32_t open_or_create(struct us_state *state, const char *target, struct
 			      : "it is not a regular file";
 		if (!why) {
 			(void)sqlite3_db_release_memory(state->db); /* every page was read once */
-			int32_t rc = run(state, "PRAGMA synchronous = FULL", "open it", err);
-			return rc ? rc : upgrade(state, err);
+			return run(state, "PRAGMA synchronous = FULL", "open it", err);
 		}
 	}
-	(void)snprintf(ret_reset, reset_cap,
-		       "state file \"%s\": %s; beginning a new one, every database is uploaded",
-		       state->path, why);
-	close_db(state);
 	*ret_fresh = 1;
-	us_table_clear(table);
-	return create(state, target, is_ours, err);
+	return begin_anew(state, target, table, why, is_ours, ret_reset, reset_cap, err);
+}
+
+/* The first writes to the state. */
+static int32_t make_ready(struct us_state *state, int fresh, uint32_t window_s, uint32_t now_s,
+			  struct us_error *err)
+{
+	int32_t rc = fresh ? 0 : upgrade(state, err);
+	if (!rc) {
+		rc = prepare(state, err);
+	}
+	return rc ? rc : start(state, fresh, window_s, now_s, err);
+}
+
+/* Whether a write failed because of what is in the file: damage, or another schema. */
+static int is_unusable(const struct us_error *err)
+{
+	int code = err->sqlite_rc & 0xff;
+	return code == SQLITE_CORRUPT || code == SQLITE_NOTADB || code == SQLITE_ERROR ||
+	       code == SQLITE_CONSTRAINT || code == SQLITE_MISMATCH;
 }
 
 int32_t us_state_open(const char *state_dir, const char *target, uint32_t window_s, uint32_t now_s,
@@ -555,10 +580,16 @@ int32_t us_state_open(const char *state_dir, const char *target, uint32_t window
 		rc = open_or_create(state, target, table, ret_reset, reset_cap, &fresh, err);
 	}
 	if (!rc) {
-		rc = prepare(state, err);
-	}
-	if (!rc) {
-		rc = start(state, fresh, window_s, now_s, err);
+		struct us_error own = US_ERROR_INIT;
+		rc = make_ready(state, fresh, window_s, now_s, &own);
+		if (rc && !fresh && is_unusable(&own)) {
+			rc = begin_anew(state, target, table, DAMAGED, 1, ret_reset, reset_cap,
+					&own);
+			rc = rc ? rc : make_ready(state, 1, window_s, now_s, &own);
+		}
+		if (rc && err) {
+			*err = own;
+		}
 	}
 	if (rc) {
 		state->writable = 0;

@@ -698,6 +698,62 @@ static void test_state_damaged_or_foreign(void **arg)
 	us_table_free(table);
 }
 
+/* Runs SQL on the state file, which nobody has open. */
+static void change_state(const char *sql)
+{
+	char path[SCRATCH_LEN + 16];
+	sqlite3 *db;
+	(void)snprintf(path, sizeof(path), "%s/state.db", dir);
+	assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_close(db), SQLITE_OK);
+}
+
+/* A free block behind the end of meta's page (the second one). */
+static void damage_page(void)
+{
+	char path[SCRATCH_LEN + 16];
+	(void)snprintf(path, sizeof(path), "%s/state.db", dir);
+	FILE *f = fopen(path, "r+");
+	assert_non_null(f);
+	assert_int_equal(fseek(f, 4096 + 1, SEEK_SET), 0);
+	assert_int_equal(fwrite("\x0f\xff", 1, 2, f), 2);
+	assert_int_equal(fclose(f), 0);
+}
+
+/* All of it can be read, but it cannot be written: it is replaced like any other. */
+static void test_state_damage_seen_by_writing(void **arg)
+{
+	static const char *const damages[] = {
+		NULL,
+		"CREATE TRIGGER t BEFORE INSERT ON meta BEGIN SELECT raise(ABORT, 'no'); END",
+		"ALTER TABLE record DROP COLUMN object_len",
+	};
+	char reset[1024];
+	struct us_table *table = new_table();
+	for (size_t i = 0; i < sizeof(damages) / sizeof(damages[0]); i++) {
+		us_state_close(open_state("t", 3600, 1000, table, reset));
+		if (damages[i]) {
+			change_state(damages[i]);
+		} else {
+			damage_page();
+		}
+		struct us_state *state = open_state("t", 3600, 2000, table, reset);
+		assert_non_null(strstr(reset, "damaged"));
+		assert_int_equal(us_state_info(state)->epoch_s, 2000);
+		put(table, hash_of(1), 5, 0);
+		assert_int_equal(us_state_commit(state, table, NULL, 0, 1, 1, 0, NULL), 0);
+		us_state_close(state);
+		us_table_clear(table);
+		us_state_close(open_state("t", 3600, 3000, table, reset));
+		assert_string_equal(reset, "");
+		us_table_clear(table);
+		(void)remove_dir(arg);
+		assert_int_equal(make_dir(arg), 0);
+	}
+	us_table_free(table);
+}
+
 /* A state_dir by mistake: what is somebody else's stays. */
 static void test_state_spares_others(void **arg)
 {
@@ -759,6 +815,7 @@ int main(void)
 		STATE_TEST(test_state_after_two_kills),
 		STATE_TEST(test_state_lock_names_pid),
 		STATE_TEST(test_state_damaged_or_foreign),
+		STATE_TEST(test_state_damage_seen_by_writing),
 		STATE_TEST(test_state_spares_others),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

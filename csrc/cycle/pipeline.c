@@ -579,7 +579,6 @@ static uint32_t name_object(struct us *us, struct us_job *job)
 		record->content_hash = 0;
 		record->object_time = time_s;
 		record->flags |= US_RECORD_TOUCHED;
-		record->flags &= (uint8_t)~US_RECORD_UNSURE; /* the name is its own */
 	}
 	us_table_release(us->table, job->path_hash);
 	return time_s;

@@ -143,14 +143,13 @@ uint32_t us_object_time_next(const struct us_record *record, uint64_t image_len,
 	if (!own_second) {
 		return max_u32(max_u32(now_s - now_s % window_s, epoch_s), record->object_time);
 	}
-	uint32_t time = max_u32(now_s, epoch_s), last = record->object_time;
-	if (record->flags & US_RECORD_UNSURE && last != 0 && last != UINT32_MAX) {
-		last++; /* the run that was killed may have used it, by the rule below */
-	}
-	if (time > last) {
+	uint32_t time = max_u32(now_s, epoch_s);
+	if (time > record->object_time) {
 		return time;
 	}
 	/* The clock stands in the second of the last name: wait. If it was set back, waiting
 	 * could take a day: the next free second is as good a name. */
-	return wall_s == last || last == UINT32_MAX ? 0 : last + 1;
+	return wall_s == record->object_time || record->object_time == UINT32_MAX
+		       ? 0
+		       : record->object_time + 1;
 }

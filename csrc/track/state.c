@@ -432,6 +432,28 @@ static void close_db(struct us_state *state)
 	state->db = NULL;
 }
 
+/* The last second after which a run that was killed can have named an object, NOW_S at
+ * least: its epoch, or the second behind a name that it had committed (us_object_time_next;
+ * a database gets one name in a cycle, and each cycle commits). Both are ahead of the
+ * clock where kills follow each other quickly; what is far ahead has other reasons. */
+static uint32_t last_named(struct us_state *state, uint32_t now_s)
+{
+	int64_t limit_s = (int64_t)now_s + EPOCH_AHEAD_MAX_S, at_s = now_s;
+	if (state->info.epoch_s > at_s && state->info.epoch_s < limit_s) {
+		at_s = state->info.epoch_s;
+	}
+	sqlite3_stmt *stmt = NULL;
+	if (sqlite3_prepare_v2(state->db,
+			       "SELECT max(object_time) FROM record WHERE object_time < ?1", -1,
+			       &stmt, NULL) == SQLITE_OK &&
+	    sqlite3_bind_int64(stmt, 1, limit_s) == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW &&
+	    sqlite3_column_int64(stmt, 0) >= at_s) {
+		at_s = sqlite3_column_int64(stmt, 0) + 1;
+	}
+	(void)sqlite3_finalize(stmt); /* if it failed, what follows does */
+	return at_s < UINT32_MAX ? (uint32_t)at_s : UINT32_MAX;
+}
+
 /* Moves the epoch where that is due and marks the state as open. */
 static int32_t start(struct us_state *state, int fresh, uint32_t window_s, uint32_t now_s,
 		     struct us_error *err)
@@ -440,9 +462,8 @@ static int32_t start(struct us_state *state, int fresh, uint32_t window_s, uint3
 	(void)meta_int(state, "open", 0, 1, &was_open); /* missing in a fresh one: 0 */
 	uint32_t floor_s = (uint32_t)(state->info.high_water_ns / US_NS_PER_S);
 	uint32_t at_s = now_s > floor_s ? now_s : floor_s;
-	if (was_open && at_s < state->info.epoch_s &&
-	    state->info.epoch_s - at_s < EPOCH_AHEAD_MAX_S) {
-		at_s = state->info.epoch_s; /* it, too, is ahead of the clock after a kill */
+	if (was_open) {
+		at_s = last_named(state, at_s);
 	}
 	int moved = was_open || (!fresh && window_s != state->info.window_s);
 	if (moved && at_s < UINT32_MAX) {

@@ -294,6 +294,9 @@ func newSection(name string, node *yamlNode) (*section, error) {
 	}
 	written := make(map[string]string)
 	for _, key := range node.keys {
+		if holdsSecret(key) {
+			return nil, fmt.Errorf("%s.secret_access_key: write a space after its colon", name)
+		}
 		known := strings.ReplaceAll(key, "-", "_")
 		if !isKnownKey(name, known) {
 			return nil, fmt.Errorf("%s.%s: unknown key; the nearest known one is %s", name, printable(key), nearestKey(name, known))
@@ -335,6 +338,10 @@ func (s *section) text(key string) (string, bool) {
 		s.fail(key, "the value contains a control character or a line break; remove it")
 		return "", false
 	}
+	if holdsSecret(node.text) {
+		s.fail(key, "the value goes on with secret_access_key; write a space after the colon of that key")
+		return "", false
+	}
 	return node.text, true
 }
 
@@ -343,6 +350,12 @@ func (s *section) string(key, defaultValue string) string {
 		return text
 	}
 	return defaultValue
+}
+
+// holdsSecret reports whether text, where another value or a key should be, took in a
+// line of which the colon has no space after it. It must not be repeated then.
+func holdsSecret(text string) bool {
+	return strings.Contains(strings.ReplaceAll(strings.ToLower(text), "-", "_"), "secret_access_key:")
 }
 
 // secret is string; of its own, so that no value of it comes near an error.

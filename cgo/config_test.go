@@ -288,6 +288,10 @@ func TestParseConfig_Errors(t *testing.T) {
 		{"S3SecretOnly", s3("secret_access_key: hush"), "multi_db.s3.access_key_id: missing or empty beside secret_access_key; set both or neither"},
 		{"S3SecretList", s3("access_key_id: id", "secret_access_key: [hush]"), "multi_db.s3.secret_access_key: a list where one value is expected"},
 		{"S3SecretControl", s3("access_key_id: id", `secret_access_key: "hush\n"`), "multi_db.s3.secret_access_key: the value contains a control character or a line break; remove it"},
+		// Without a space after its colon it may become a part of the line before, or a key.
+		{"S3SecretJoined", s3("endpoint: http://host", "  secret_access_key:hush"), "multi_db.s3.endpoint: the value goes on with secret_access_key; write a space after the colon of that key"},
+		{"S3SecretJoinedHyphen", s3("region: us-east-1", "  Secret-Access-Key:hush"), "multi_db.s3.region: the value goes on with secret_access_key; write a space after the colon of that key"},
+		{"S3SecretKey", "multi_db:\n  discovery_pattern: /data/*.db\n  s3: {bucket: abc, secret_access_key:hush}\n", "multi_db.s3.secret_access_key: write a space after its colon"},
 		{"S3UploadsHigh", s3("max_concurrent_uploads: 5000"), "multi_db.s3.max_concurrent_uploads: 5000 is out of range; use 1 to 1000"},
 		{"S3UploadsZero", s3("max_concurrent_uploads: 0"), "multi_db.s3.max_concurrent_uploads: 0 is out of range; use 1 to 1000"},
 		{"S3UploadsHuge", s3("max_concurrent_uploads: 99999999999999999999"), "multi_db.s3.max_concurrent_uploads: 99999999999999999999 is out of range; use 1 to 1000"},

@@ -58,6 +58,9 @@ type credentialSource struct {
 }
 
 func newCredentialSource(cfg *S3Config, set func(credentials) error, log *slog.Logger) *credentialSource {
+	if err := forbidCoreFiles(); err != nil {
+		log.Warn("a core file of this process would hold its keys", "error", err)
+	}
 	return &credentialSource{cfg: cfg, set: set, log: log, load: loadProvider}
 }
 

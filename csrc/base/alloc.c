@@ -2,6 +2,7 @@
 #include "alloc.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,4 +46,27 @@ void us_free(void *p)
 	int saved = errno;
 	free(p);
 	errno = saved;
+}
+
+void *us_realloc_wiped(void *old, size_t len)
+{
+	size_t old_len = malloc_usable_size(old);
+	if (len <= old_len && len > 0 && old) {
+		explicit_bzero((char *)old + len, old_len - len);
+		return old;
+	}
+	void *p = us_alloc(len);
+	if (p && old) {
+		memcpy(p, old, old_len < len ? old_len : len);
+		us_free_wiped(old);
+	}
+	return p;
+}
+
+void us_free_wiped(void *p)
+{
+	if (p) {
+		explicit_bzero(p, malloc_usable_size(p));
+	}
+	us_free(p);
 }

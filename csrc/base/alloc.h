@@ -15,6 +15,11 @@ char *us_strndup(const char *text, size_t len);
 char *us_strdup(const char *text); /* NULL for NULL */
 void us_free(void *p);
 
+/* The same for what may hold a secret: memory is wiped before it is given back.
+ * Only what these two or the others here have returned. */
+void *us_realloc_wiped(void *old, size_t len);
+void us_free_wiped(void *p);
+
 /* Sums and products that stop at SIZE_MAX instead of wrapping around. */
 static inline size_t us_size_add(size_t a, size_t b)
 {

@@ -11,6 +11,7 @@
  */
 #include "reply.h"
 
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -312,7 +313,9 @@ int32_t us_s3_reply_fail(const struct us_s3_reply *reply, const struct us_s3_end
 	if (reply->body.len > 0) {
 		(void)us_s3_xml_error(reply->body.data, reply->body.len, &doc); /* else empty */
 	}
-	return us_s3_reply_fail_doc(reply, &doc, endpoint, request, key_can_miss, err);
+	int32_t rc = us_s3_reply_fail_doc(reply, &doc, endpoint, request, key_can_miss, err);
+	OPENSSL_cleanse(&doc, sizeof(doc)); /* it may repeat the token */
+	return rc;
 }
 
 int us_s3_reply_is_throttle(const struct us_s3_reply *reply)
@@ -334,14 +337,9 @@ int32_t us_s3_reply_check_put(const struct us_s3_reply *reply,
 			      const struct us_s3_request *request, struct us_error *err)
 {
 	struct us_s3_error_doc doc;
-	if (reply->status != 200) {
-		return us_s3_reply_fail(reply, endpoint, request, 0, err);
-	}
-	if (reply->body.len == 0 && reply->request_id[0] != '\0') {
-		return 0;
-	}
-	if (reply->body.len > 0 && us_s3_xml_error(reply->body.data, reply->body.len, &doc)) {
-		return us_s3_reply_fail_doc(reply, &doc, endpoint, request, 0, err);
-	}
-	return reply->has_etag ? 0 : us_s3_reply_fail(reply, endpoint, request, 0, err);
+	int is_done = reply->status == 200 &&
+		      ((reply->body.len == 0 && reply->request_id[0] != '\0') ||
+		       (reply->has_etag &&
+			!us_s3_xml_error(reply->body.data, reply->body.len, &doc)));
+	return is_done ? 0 : us_s3_reply_fail(reply, endpoint, request, 0, err);
 }

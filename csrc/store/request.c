@@ -14,7 +14,6 @@
  */
 #include "request.h"
 
-#include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -38,7 +37,8 @@ int32_t us_s3_signer_init(struct us_s3_signer *signer, struct us_error *err)
 	if (pages == MAP_FAILED) {
 		return us_fail_nomem(err);
 	}
-	(void)madvise(pages, sizeof(*signer->identity), MADV_DONTDUMP); /* since Linux 3.4 */
+	(void)madvise(pages, sizeof(*signer->identity), MADV_DONTDUMP);   /* since Linux 3.4 */
+	(void)madvise(pages, sizeof(*signer->identity), MADV_WIPEONFORK); /* since 4.14 */
 	if (pthread_mutex_init(&signer->lock, NULL)) {
 		(void)munmap(pages,
 			     sizeof(*signer->identity)); /* cannot fail for a whole mapping */
@@ -78,19 +78,8 @@ void us_s3_request_init(struct us_s3_request *request)
 	us_text_init(&request->authorization, HEADERS_LEN_MAX);
 }
 
-/* Token and signature are wiped with the memory they lie in. */
-static void wipe(struct us_text *text)
-{
-	if (text->data) {
-		OPENSSL_cleanse(text->data, text->cap);
-	}
-	us_text_clear(text);
-}
-
 void us_s3_request_done(struct us_s3_request *request)
 {
-	wipe(&request->headers);
-	wipe(&request->authorization);
 	us_text_done(&request->url);
 	us_text_done(&request->headers);
 	us_text_done(&request->authorization);
@@ -102,8 +91,8 @@ static void begin(struct us_s3_request *request, const struct us_s3_endpoint *en
 	request->method = method;
 	request->key = key;
 	request->line_count = 0;
-	wipe(&request->headers);
-	wipe(&request->authorization);
+	us_text_clear(&request->headers);
+	us_text_clear(&request->authorization);
 	us_text_puts(&request->headers, NO_EXPECT);
 	us_text_end_string(&request->headers);
 	us_text_clear(&request->url);

@@ -27,13 +27,16 @@
 
 /* libcurl's and OpenSSL's global set-up must run once, before any thread uses
  * them; this is the one process-wide state of the room, and is never undone
- * because the host may use libcurl too. */
+ * because the host may use libcurl too. Session tokens pass through libcurl's
+ * buffers, so those are wiped when they are freed. If the host has set libcurl up
+ * before, it keeps its own allocator. */
 static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
 static CURLcode curl_once_rc;
 
 static void init_curl(void)
 {
-	curl_once_rc = curl_global_init(CURL_GLOBAL_DEFAULT);
+	curl_once_rc = curl_global_init_mem(CURL_GLOBAL_DEFAULT, us_alloc, us_free_wiped,
+					    us_realloc_wiped, us_strdup, us_alloc_array);
 }
 
 static struct us_s3_store *from_base(struct us_store *store)

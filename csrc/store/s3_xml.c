@@ -19,6 +19,7 @@
 #include "s3_xml.h"
 
 #include <expat.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -427,7 +428,8 @@ static void on_doctype(void *user, const XML_Char *name, const XML_Char *system_
 
 int32_t us_s3_page_new(struct us_s3_page **ret_page, struct us_error *err)
 {
-	static const XML_Memory_Handling_Suite memory = { us_alloc, us_realloc, us_free };
+	static const XML_Memory_Handling_Suite memory = { us_alloc, us_realloc_wiped,
+							  us_free_wiped };
 	struct us_s3_page *page = us_alloc_zero(sizeof(*page));
 	if (!page) {
 		return us_fail_nomem(err);
@@ -459,7 +461,7 @@ void us_s3_page_free(struct us_s3_page *page)
 	us_text_done(&page->upload_id);
 	us_text_done(&page->keys);
 	us_free(page->entries);
-	us_free(page);
+	us_free_wiped(page); /* what an error repeats may be secret */
 }
 
 int32_t us_s3_page_begin(struct us_s3_page *page, enum us_s3_document document,
@@ -671,6 +673,7 @@ int us_s3_xml_error(const char *data, size_t data_len, struct us_s3_error_doc *r
 	if (found) {
 		*ret_doc = doc;
 	}
+	OPENSSL_cleanse(&doc, sizeof(doc)); /* what it repeats may be secret */
 	us_s3_page_free(page);
 	return found;
 }

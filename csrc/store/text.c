@@ -2,7 +2,8 @@
 /*
  * Growing strings for URLs, headers and answers. Growth doubles, so that a text
  * reaches its working size in a few steps and then stays. One spare byte always
- * holds the NUL.
+ * holds the NUL. Requests hold session tokens, and answers may repeat them: memory is
+ * wiped before it is given back.
  */
 #include "text.h"
 
@@ -19,7 +20,7 @@ void us_text_init(struct us_text *text, size_t len_max)
 
 void us_text_done(struct us_text *text)
 {
-	us_free(text->data);
+	us_free_wiped(text->data);
 	*text = (struct us_text){ .len_max = text->len_max };
 }
 
@@ -47,7 +48,7 @@ static int grow(struct us_text *text, size_t len)
 	while (cap < need) {
 		cap = us_size_mul(cap, 2);
 	}
-	char *data = us_realloc(text->data, cap);
+	char *data = us_realloc_wiped(text->data, cap);
 	if (!data) {
 		text->failed = 1;
 		return -1;

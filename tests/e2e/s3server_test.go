@@ -186,14 +186,12 @@ func (s *s3server) mark() int {
 	return n
 }
 
-// resign stands between a client whose clock is wrong and the server: it signs every
-// request anew, with the time that it is. Returns the endpoint.
-func (s *s3server) resign(t testing.TB) string {
-	t.Helper()
+// resigner passes requests on to the server, signed anew with its keys and the time
+// that it is.
+func (s *s3server) resigner() http.Handler {
 	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
 	keys := aws.Credentials{AccessKeyID: accessKey, SecretAccessKey: secretKey}
-	l := must1[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
-	srv := &http.Server{ErrorLog: quietLog, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		out := r.Clone(r.Context())
 		out.RequestURI = ""
 		out.URL.Scheme, out.URL.Host, out.Host = "http", s.hostPort(), ""
@@ -211,7 +209,15 @@ func (s *s3server) resign(t testing.TB) string {
 		maps.Copy(w.Header(), resp.Header)
 		w.WriteHeader(resp.StatusCode)
 		_, _ = io.Copy(w, resp.Body)
-	})}
+	})
+}
+
+// resign stands between a client whose clock is wrong and the server. Returns the
+// endpoint.
+func (s *s3server) resign(t testing.TB) string {
+	t.Helper()
+	l := must1[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+	srv := &http.Server{ErrorLog: quietLog, Handler: s.resigner()}
 	go func() { _ = srv.Serve(l) }()
 	t.Cleanup(func() { srv.Close() })
 	return "http://" + l.Addr().String()

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package multidb
+
+func forbidCoreFiles() error { return nil }

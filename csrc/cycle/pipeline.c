@@ -571,10 +571,12 @@ static uint32_t name_object(struct us *us, struct us_job *job)
 	if (!record) {
 		return 0; /* out of memory: still changed */
 	}
-	uint32_t time_s = us_object_time_next(record, job->info.image_len, us->window_s,
-					      us_state_info(us->state)->epoch_s,
-					      (uint32_t)(job->info.snapshot_ns / US_NS_PER_S),
-					      (uint32_t)(us_clock_wall_ns() / US_NS_PER_S));
+	/* Only in the cycle that has found the change: after a kill names are ahead of the
+	 * clock, and two cycles can begin within a second. */
+	uint32_t may_wait_s = job->was_unsynced ? 0 : (uint32_t)(us_clock_wall_ns() / US_NS_PER_S);
+	uint32_t time_s = us_object_time_next(
+		record, job->info.image_len, us->window_s, us_state_info(us->state)->epoch_s,
+		(uint32_t)(job->info.snapshot_ns / US_NS_PER_S), may_wait_s);
 	if (time_s != 0) {
 		record->content_hash = 0;
 		record->object_time = time_s;

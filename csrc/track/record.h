@@ -127,7 +127,7 @@ int us_record_reconcile(struct us_record *record, uint32_t newest_s, uint64_t ne
  *	window_s   0: every object has its own second
  *	epoch_s    no name may be lower
  *	now_s      second of the snapshot, by the clock that never runs back
- *	wall_s     second of the wall clock
+ *	wall_s     second of the wall clock; 0: it cannot wait
  */
 uint32_t us_object_time_next(const struct us_record *record, uint64_t image_len, uint32_t window_s,
 			     uint32_t epoch_s, uint32_t now_s, uint32_t wall_s);

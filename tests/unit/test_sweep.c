@@ -206,15 +206,20 @@ static void change(const char *name)
 	assert_int_equal(sqlite3_close(db), SQLITE_OK);
 }
 
-static struct us_cycle_result cycle(void)
+static struct us_cycle_result cycle_at_once(void)
 {
 	struct us_cycle_result result = { .struct_size = sizeof(result) };
 	struct us_error err = US_ERROR_INIT;
-	clock_offset_s += 2; /* every cycle has a second of its own for its names */
 	if (us_cycle(us, &result, &err)) {
 		fail_msg("%s", err.message);
 	}
 	return result;
+}
+
+static struct us_cycle_result cycle(void)
+{
+	clock_offset_s += 2; /* every cycle has a second of its own for its names */
+	return cycle_at_once();
 }
 
 /* A cycle that begins with a sweep; returns the uploads. */
@@ -1030,6 +1035,30 @@ static void test_finish_fresh(void **state)
 	close_fleet();
 }
 
+/* The second that the last object is named after is not yet over: a change waits for
+ * the next cycle, and no longer, even if that comes within the second, too. */
+static void test_waits_one_cycle(void **state)
+{
+	(void)state;
+	change("a");
+	open_fleet(0);
+	uint32_t second;
+	uint64_t at_once, then;
+	do {
+		change("a");
+		assert_int_equal(cycle().uploaded, 1);
+		second = newest_of("a");
+		change("a");
+		at_once = cycle_at_once().uploaded;
+		then = cycle_at_once().uploaded;
+	} while (now() != second);
+	assert_int_equal(at_once, 0);
+	assert_int_equal(then, 1);
+	assert_true(newest_of("a") > second);
+	assert_int_equal(stats().unsynced, 0);
+	close_fleet();
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -1057,6 +1086,7 @@ int main(void)
 		TEST(test_finish),
 		TEST(test_cancel),
 		TEST(test_finish_fresh),
+		TEST(test_waits_one_cycle),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

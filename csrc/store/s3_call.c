@@ -237,6 +237,7 @@ static int32_t perform(struct us_s3_call *call, struct us_s3_kind_counts *counts
 	if (rc) {
 		return rc;
 	}
+	transfer->takes_body = call->data_fn || call->has_page;
 	if (set_options(call) || curl_multi_add_handle(call->multi, transfer->easy)) {
 		return us_fail_nomem(err);
 	}

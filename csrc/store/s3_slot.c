@@ -135,6 +135,7 @@ int32_t us_s3_slot_begin(struct us_s3_slot *slot, const struct us_s3_job *job)
 	slot->sent_twice = 0;
 	int32_t rc = job->kind->build(slot->store, slot);
 	rc = rc ? rc : us_s3_transfer_begin(&slot->transfer, &slot->err);
+	slot->transfer.takes_body = job->kind->take != NULL;
 	if (!rc && job->kind->patience > 0) {
 		slot->transfer.stall_ms *= job->kind->patience;
 	}

@@ -6,6 +6,9 @@
  * counts a byte as sent when the kernel has taken it. On a slow line with many
  * uploads the kernel's send queue alone can take longer than the time-out to
  * drain; what the peer has not acknowledged (SIOCOUTQ) is therefore subtracted.
+ * What comes at a drip would hold a cycle for hours: less than MOVED_LEN_MIN within
+ * the time-out is no progress, and neither is an answer that is not itself what is
+ * wanted (to a PUT, say), or headers. Those have the time-out from the last byte sent.
  *
  * A handle is reset before every request: curl counts the resends on dead reused
  * connections per handle, gives up at the sixth, and up to 8.16 forgets the count
@@ -22,6 +25,8 @@
 #include <sys/ioctl.h>
 
 #include "../base/clock.h"
+
+#define MOVED_LEN_MIN 1024
 
 static CURLcode set_common(CURL *easy, const struct us_s3_endpoint *endpoint,
 			   const struct us_s3_timing *timing)
@@ -85,6 +90,7 @@ int32_t us_s3_transfer_begin(struct us_s3_transfer *transfer, struct us_error *e
 	transfer->curl_text[0] = '\0';
 	transfer->resent = 0;
 	transfer->stall_ms = transfer->timing->stall_ms;
+	transfer->takes_body = 0;
 	transfer->progress = 0;
 	transfer->start_ns = transfer->progress_ns = us_clock_mono_ns();
 	curl_easy_reset(easy);
@@ -104,28 +110,32 @@ void us_s3_transfer_touch(struct us_s3_transfer *transfer)
 	transfer->progress_ns = us_clock_mono_ns();
 }
 
-static uint64_t moved_bytes(CURL *easy)
+static uint64_t moved_bytes(const struct us_s3_transfer *transfer)
 {
+	CURL *easy = transfer->easy;
 	curl_off_t sent = 0, received = 0;
-	long headers_received = 0, request_sent = 0;
+	long request_sent = 0;
 	curl_socket_t fd = CURL_SOCKET_BAD;
 	int queued = 0;
 	/* values curl always has; an unknown one would stay 0 */
 	(void)curl_easy_getinfo(easy, CURLINFO_SIZE_UPLOAD_T, &sent);
-	(void)curl_easy_getinfo(easy, CURLINFO_SIZE_DOWNLOAD_T, &received);
-	(void)curl_easy_getinfo(easy, CURLINFO_HEADER_SIZE, &headers_received);
+	if (transfer->takes_body) {
+		(void)curl_easy_getinfo(easy, CURLINFO_SIZE_DOWNLOAD_T, &received);
+	}
 	(void)curl_easy_getinfo(easy, CURLINFO_REQUEST_SIZE, &request_sent);
 	if (curl_easy_getinfo(easy, CURLINFO_ACTIVESOCKET, &fd) == CURLE_OK &&
 	    fd != CURL_SOCKET_BAD && ioctl(fd, SIOCOUTQ, &queued)) {
 		queued = 0;
 	}
-	return (uint64_t)(sent + received + headers_received + request_sent) - (uint64_t)queued;
+	int64_t moved = sent + received + request_sent - queued;
+	return moved > 0 ? (uint64_t)moved : 0; /* the queue has TLS's bytes, too */
 }
 
 int us_s3_transfer_is_stalled(struct us_s3_transfer *transfer, int64_t now_ns)
 {
-	uint64_t moved = moved_bytes(transfer->easy);
-	if (moved != transfer->progress) {
+	uint64_t moved = moved_bytes(transfer);
+	/* Less than before: sent again. */
+	if (moved < transfer->progress || moved - transfer->progress >= MOVED_LEN_MIN) {
 		transfer->progress = moved;
 		transfer->progress_ns = now_ns;
 		return 0;

@@ -12,7 +12,7 @@
 /* Time-outs; the defaults are the design's, tests shorten them. */
 struct us_s3_timing {
 	int64_t connect_ms; /* name, TCP and TLS together */
-	int64_t stall_ms;   /* no byte either way */
+	int64_t stall_ms;   /* nothing moves; see us_s3_transfer_is_stalled */
 	int64_t idle_age_s; /* older idle connections are not used again */
 	int64_t lifetime_s; /* nor connections opened longer ago */
 };
@@ -31,9 +31,11 @@ struct us_s3_transfer {
 	char curl_text[CURL_ERROR_SIZE];
 	int64_t start_ns;
 	int resent;
-	int64_t stall_ms; /* the timing's, unless it is set after begin */
+	/* set after begin, if at all */
+	int64_t stall_ms; /* instead of the timing's */
+	int takes_body;   /* the body of the answer is what is wanted: it counts as moving */
 	uint64_t progress;
-	int64_t progress_ns; /* when it last changed */
+	int64_t progress_ns; /* when it last changed by enough */
 };
 
 /* ENDPOINT and TIMING are kept. 0 or US_E_NOMEM; done accepts a zeroed object, and
@@ -46,8 +48,8 @@ void us_s3_transfer_done(struct us_s3_transfer *transfer);
  * was just built, and starts the clocks. The caller sets the rest: method, body. */
 int32_t us_s3_transfer_begin(struct us_s3_transfer *transfer, struct us_error *err);
 
-/* Whether nothing has moved for the stall time. Bytes in the kernel's send queue
- * count as moving while the peer takes them. Any callback may count too: see touch. */
+/* Whether nothing worth mentioning has moved for the stall time. Bytes in the kernel's send
+ * queue count as moving while the peer takes them. Any callback may count too: see touch. */
 int us_s3_transfer_is_stalled(struct us_s3_transfer *transfer, int64_t now_ns);
 /* The time up to now was not the server's (a slow sink). */
 void us_s3_transfer_touch(struct us_s3_transfer *transfer);

@@ -321,6 +321,7 @@ struct server {
 	int die_on_second; /* takes the second request of a connection, or (2) its head, and hangs
 			      up */
 	int64_t delay_ms;
+	int64_t drip_ms; /* the answer comes byte by byte, so far apart */
 	/* what it saw */
 	atomic_uint_fast64_t requests, connections;
 	atomic_int now, now_max;
@@ -377,6 +378,21 @@ static inline void reset_connection(int fd)
 	close(null);
 }
 
+/* 0, or -1 where nobody takes it. */
+static inline int send_answer(struct server *server, int fd, const char *answer)
+{
+	size_t len = strlen(answer);
+	size_t step = server->drip_ms ? 1 : len;
+	for (size_t i = 0; i < len; i += step) {
+		if (atomic_load(&server->stopping) ||
+		    send(fd, answer + i, step, MSG_NOSIGNAL) < 0) {
+			return -1;
+		}
+		us_clock_sleep_ns(server->drip_ms * US_NS_PER_MS);
+	}
+	return 0;
+}
+
 static inline void *peer_main(void *arg)
 {
 	struct peer *peer = arg;
@@ -418,8 +434,8 @@ static inline void *peer_main(void *arg)
 		const char *answer = server->answer_fn ? server->answer_fn(server, text, number)
 						       : server->answer;
 		atomic_fetch_sub(&server->now, 1);
-		if (!answer || send(fd, answer, strlen(answer), MSG_NOSIGNAL) < 0 ||
-		    server->close_after || strstr(answer, "close")) {
+		if (!answer || send_answer(server, fd, answer) || server->close_after ||
+		    strstr(answer, "close")) {
 			shutdown(fd, SHUT_RDWR);
 			return NULL;
 		}

@@ -721,6 +721,32 @@ static void test_no_progress(void **state)
 	server_stop(&deaf);
 }
 
+/* An answer that comes, but byte by byte, is no progress. */
+static void test_drip(void **state)
+{
+	(void)state;
+	static const struct us_s3_timing timing = { 2000, 400, 25, 600 };
+	struct us_error err = error_of_test();
+	struct sink sink = { 0 };
+	struct listed listed = { 0 };
+	struct server server = { .answer = ANSWER("200 OK",
+						  "ETag: \"x\"\r\nA: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\n"
+						  "E: 5\r\nF: 6\r\n",
+						  "59",
+						  "<ListBucketResult>"
+						  "<KeyCount>0</KeyCount></ListBucketResult>"),
+				 .drip_ms = 10 };
+	server_start(&server);
+	struct us_store *store = open_store(server.endpoint, "bk1", 4, &timing);
+	assert_int_equal(put_text(store, "k", "hello", &err), US_E_TIMEOUT);
+	assert_int_equal(store->ops->remove(store, "k", &err), US_E_TIMEOUT);
+	assert_int_equal(store->ops->get(store, "k", 0, UINT64_MAX, to_sink, &sink, NULL, &err),
+			 US_E_TIMEOUT);
+	assert_int_equal(store->ops->list(store, "", to_listed, &listed, &err), US_E_TIMEOUT);
+	store->ops->close(store);
+	server_stop(&server);
+}
+
 /* "Done", said of an object that was not sent yet. */
 static void test_early_answer(void **state)
 {
@@ -1263,6 +1289,7 @@ int main(void)
 		cmocka_unit_test(test_sent_twice),
 		cmocka_unit_test(test_unreachable),
 		cmocka_unit_test(test_no_progress),
+		cmocka_unit_test(test_drip),
 		cmocka_unit_test(test_slow_is_not_stalled),
 		cmocka_unit_test(test_early_answer),
 		cmocka_unit_test(test_endless_answers),

@@ -463,7 +463,7 @@ static void test_names(void **state)
 	(void)close(prefix_fd);
 	expect("missing.db", US_E_NOTFOUND, NULL);
 	assert_int_equal(symlink("x.db", path_of("link.db")), 0);
-	expect("link.db", US_E_NOTFOUND, "link");
+	expect("link.db", US_E_NOTFOUND, "symbolic link");
 	assert_int_equal(mkfifo(path_of("fifo.db"), 0600), 0);
 	expect("fifo.db", US_E_NOTFOUND, NULL);
 	/* what stands in the place of a -wal or a -journal is never ignored */
@@ -896,8 +896,8 @@ static void test_wal_torn(void **state)
 	bytes_store(&wal, path_of("x.db-wal"));
 	expect_like_sqlite("x.db");
 	assert_true(image.len != whole.len || memcmp(image.data, whole.data, whole.len) != 0);
-	/* one bit, a few frames before the end */
-	last[24 - 3 * 1048 + 700] ^= 1;
+	/* one bit, in the middle */
+	wal.data[32 + frames / 2 * 1048 + 24 + 700] ^= 1;
 	bytes_store(&wal, path_of("x.db-wal"));
 	expect_like_sqlite("x.db");
 	bytes_free(&wal);
@@ -1360,7 +1360,9 @@ static void test_nothing_disturbed(void **state)
 		assert_int_equal(read_with(small_reader, names[i], 1), 0);
 	}
 	describe(after, sizeof(after));
-	assert_string_equal(before, after);
+	if (strcmp(before, after) != 0) {
+		fail_msg("before:\n%safter:\n%s", before, after);
+	}
 	/* nor does a lock stay behind */
 	struct flock lock = { .l_type = F_WRLCK, .l_start = PENDING_BYTE, .l_len = 512 };
 	int fd = open(path_of("quiet.db"), O_RDWR | O_CLOEXEC);
@@ -1379,6 +1381,7 @@ static void test_opened_for_reading(void **state)
 	make_wal_db("y.db", 4096, 20);
 	make_hot_db("z.db", 1024, 200);
 	settle();
+	(void)signal(SIGIO, SIG_IGN); /* how the breaking of a lease is told */
 	for (int i = 0; i < 5; i++) {
 		fds[i] = open(path_of(names[i]), O_RDONLY | O_CLOEXEC);
 		assert_int_equal(fcntl(fds[i], F_SETLEASE, F_RDLCK), 0);

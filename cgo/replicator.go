@@ -451,8 +451,8 @@ func (r *UltraSimpleReplicator) logEvent(e event) {
 }
 
 // Close stops the loop, lets what is in flight finish and, if Start was called, runs
-// one last cycle, all within shutdownSyncTimeout (0: what is in flight is cut off). It
-// returns before ctx's deadline even if the target hangs. Idempotent.
+// one last cycle, all within shutdownSyncTimeout (0: no last cycle, and what is in flight
+// is cut off at once). Then it gives the target back. It returns before ctx's deadline even if the target hangs. Idempotent.
 func (r *UltraSimpleReplicator) Close(ctx context.Context, shutdownSyncTimeout time.Duration) error {
 	r.mu.Lock()
 	first := !r.closing
@@ -480,11 +480,11 @@ func (r *UltraSimpleReplicator) close(ctx context.Context, shutdownSyncTimeout t
 
 	marginCtx, cancelMargin := withMargin(ctx, closeMargin)
 	defer cancelMargin()
-	workCtx, cancel := context.WithTimeout(marginCtx, shutdownSyncTimeout)
+	workCtx, cancel := context.WithTimeout(marginCtx, max(shutdownSyncTimeout, finishInterval))
 	defer cancel()
 	var err error
 	idle := r.finish(workCtx)
-	if idle && looping && !aborted {
+	if idle && looping && !aborted && shutdownSyncTimeout > 0 {
 		err = r.lastCycle(workCtx, shutdownSyncTimeout)
 	} else if !idle && looping && !aborted && shutdownSyncTimeout > 0 {
 		r.log.Warn("cycle was cut off, the next start continues it", "shutdown-sync-timeout", shutdownSyncTimeout)

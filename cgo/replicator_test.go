@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
 )
 
 // startTimes are the starts of cycles, relative to the first.
@@ -120,6 +122,33 @@ func TestReplicator_Loop(t *testing.T) {
 	})
 }
 
+// Between two cycles the target is renewed: that takes credentials as well.
+func TestReplicator_CredentialsBetweenCycles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeEngine()
+		f.run = takes(time.Second)
+		r := newFakeReplicator(t.Context(), f)
+		r.cfg.SyncInterval = 6 * time.Hour
+		r.creds = newCredentialSource(&S3Config{}, f.setCredentials, logger())
+		r.creds.load = func(context.Context, *S3Config) (aws.CredentialsProvider, error) { return &fakeProvider{}, nil }
+		r.Start()
+		for range 5 * 60 {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			f.mu.Lock()
+			left := time.Until(f.creds[len(f.creds)-1].expires)
+			f.mu.Unlock()
+			if left <= 0 {
+				t.Fatalf("expired %s ago", -left)
+			}
+		}
+		if err := r.Close(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		wantStarts(t, f, 0)
+	})
+}
+
 func TestReplicator_Close(t *testing.T) {
 	t.Run("RunsOneLastCycle", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -164,6 +193,9 @@ func TestReplicator_Close(t *testing.T) {
 				t.Fatal(err)
 			}
 			wantStarts(t, f, 0)
+			if !f.released {
+				t.Fatal("the target was not given back")
+			}
 		})
 	})
 

@@ -22,10 +22,15 @@
  *	or somebody says so (takeover)
  *
  * Written with a condition on the version that was read (write_version), so of two that
- * try at once one fails and reads again. RENEW_NS after each renewal the object is read
- * and written again: 2 calls in 10 minutes, 288 a day, and 3 for start and end. If it has
+ * try at once one fails and reads again. An answer that is not the target's (a portal's
+ * page, a stray 404) must not take it from anybody: so only a note that was read is ever
+ * written over without condition, where the target does not understand them.
+ *
+ * RENEW_NS after each renewal the object is read and written again: 2 calls in 10 minutes,
+ * 288 a day, and 3 for start and end. If it has
  * another's name then, the target is lost, and nothing is written until the other one is
- * over; that costs a read every RETRY_NS, 288 a day as well.
+ * over; that costs a read every RETRY_NS, 288 a day as well. (While the target cannot be
+ * asked, each cycle tries.)
  *
  * A lease: nothing is written LEASE_NS after the last renewal (which is shorter than
  * STALE_S by more than an upload should take), by a clock that goes on while the machine
@@ -84,7 +89,8 @@ struct us_owner {
 	char key[48];
 	struct us_owner_note mine;
 	_Atomic uint32_t reconcile;
-	int told_unguarded; /* the thread's */
+	int told_unguarded; /* the thread's, as is the next */
+	int no_conditions;  /* the target does not understand them */
 	pthread_t thread;
 	int started;
 
@@ -182,11 +188,16 @@ static int32_t look(struct us_owner *owner, struct found *ret, struct us_error *
 		ret->is_unreadable = 1;
 		return 0;
 	}
-	if (!rc) {
-		ret->is_note = us_owner_note_parse(text, len, &ret->note) == 0;
-		ret->is_nobodys = !us_owner_note_is_one(text, len);
+	if (rc) {
+		return rc;
 	}
-	return rc;
+	ret->is_note = us_owner_note_parse(text, len, &ret->note) == 0;
+	ret->is_nobodys = !us_owner_note_is_one(text, len);
+	/* Neither a note nor a version: a captive portal, say. The owner may be behind it. */
+	return ret->is_nobodys && strcmp(ret->version.tag, US_STORE_TAG_ANY) == 0
+		       ? us_fail(err, US_E_HTTP, "GET \"%s\": that is not the target's answer",
+				 owner->key)
+		       : 0;
 }
 
 static int is_process_gone(const struct us_owner_note *mine, const struct us_owner_note *other)
@@ -213,7 +224,7 @@ static int32_t refuse(const struct us_owner *owner, const struct found *found, s
 	char host[US_ESCAPE_SHOW_LEN], started[US_ESCAPE_SHOW_LEN];
 	const struct us_owner_note *other = &found->note;
 	if (!found->is_note) {
-		return us_fail(err, US_E_OBJECT,
+		return us_fail(err, US_E_OWNED,
 			       "\"%s\" in the target is of another version of litestream, or "
 			       "damaged: nobody "
 			       "knows who writes there; if nobody does, start once with -takeover",
@@ -234,9 +245,13 @@ static int32_t refuse(const struct us_owner *owner, const struct found *found, s
 static int is_news(const struct us_owner *owner, const struct found *found)
 {
 	const struct us_owner_note *other = &found->note;
-	return found->version.tag[0] != '\0' && other->run != owner->mine.run &&
-	       (!found->is_note || other->state != owner->mine.state || other->reconcile ||
-		other->commits > (int64_t)owner->us->commits);
+	if (!found->is_note) {
+		return found->version.tag[0] != '\0';
+	}
+	/* Even this very run's own: its memory can go back with its machine, too. */
+	return other->commits > (int64_t)owner->us->commits ||
+	       (other->run != owner->mine.run &&
+		(other->state != owner->mine.state || other->reconcile));
 }
 
 /* ---------------------------------------------------------------- asking */
@@ -276,6 +291,7 @@ static void warn_unguarded(struct us_owner *owner, const struct us_error *why)
 static uint32_t take(struct us_owner *owner, int takeover, int has_held, struct us_error *err)
 {
 	char tag_before[US_STORE_TAG_LEN_MAX + 1] = "-";
+	int same_count = 0;
 	for (int tries = 0; tries < TRIES_MAX; tries++) {
 		struct found found;
 		us_error_clear(err);
@@ -283,16 +299,19 @@ static uint32_t take(struct us_owner *owner, int takeover, int has_held, struct 
 			return US_OWNER_UNKNOWN;
 		}
 		if (!takeover && !may_take(owner, &found, has_held)) {
-			return refuse(owner, &found, err) == US_E_OWNED ? US_OWNER_OTHER
-									: US_OWNER_UNKNOWN;
+			(void)refuse(owner, &found, err);
+			return US_OWNER_OTHER;
 		}
 		if (is_news(owner, &found)) {
 			owner->reconcile = 1;
 		}
-		/* Refused, and yet unchanged: this target does not understand conditions. */
-		int same = strcmp(tag_before, found.version.tag) == 0;
+		/* Refused, and yet unchanged each time: this target does not understand
+		 * conditions. Who was not shown a note may have been told an untruth. */
+		same_count = strcmp(tag_before, found.version.tag) == 0 ? same_count + 1 : 0;
 		memcpy(tag_before, found.version.tag, sizeof(tag_before));
-		int32_t rc = write_note(owner, same ? NULL : found.version.tag, 0, err);
+		owner->no_conditions |= found.is_note && same_count == TRIES_MAX - 1;
+		const char *tag = owner->no_conditions && found.is_note ? NULL : found.version.tag;
+		int32_t rc = write_note(owner, tag, 0, err);
 		if (!rc) {
 			return US_OWNER_US;
 		}
@@ -369,7 +388,11 @@ static void answer(struct us_owner *owner)
 	(void)pthread_mutex_lock(&owner->mutex);
 	int64_t now_ns = us_clock_mono_ns();
 	owner->answered = asked;
-	owner->due_ns = now_ns + (status == US_OWNER_US ? RENEW_NS : RETRY_NS);
+	int is_asked_once = status == US_OWNER_OTHER || status == US_OWNER_UNKNOWN;
+	owner->due_ns = now_ns + (is_asked_once ? RETRY_NS : RENEW_NS);
+	if (request == ASK_TAKEOVER && status == US_OWNER_UNKNOWN && owner->request == ASK_RENEW) {
+		owner->request = ASK_TAKEOVER; /* it is still to be done */
+	}
 	if (request == ASK_RELEASE) {
 		owner->has_held = 0;
 		owner->due_ns = 0;
@@ -554,7 +577,8 @@ void us_owner_return_news(struct us_owner *owner)
 uint32_t us_owner_status(struct us_owner *owner)
 {
 	(void)pthread_mutex_lock(&owner->mutex);
-	uint32_t status = owner->status;
+	int is_over = owner->status == US_OWNER_US && check(owner, NULL);
+	uint32_t status = is_over ? US_OWNER_UNKNOWN : owner->status;
 	(void)pthread_mutex_unlock(&owner->mutex);
 	return status;
 }

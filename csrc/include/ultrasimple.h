@@ -189,15 +189,18 @@ US_API void us_finish(struct us *us);
  * (docs/formats.md), and renews it every ten minutes, on a thread of the handle's.
  * us_cycle asks for the target itself; us_acquire is for who wants to know before.
  */
-#define US_ACQUIRE_TAKEOVER 1u /* whoever has it; that one stops within ten minutes */
+#define US_ACQUIRE_TAKEOVER 1u /* whoever has it; that one stops within ten minutes. If the
+				* target cannot be asked, it is done as soon as it can */
 
 /*
  * Asks for the target, waits at most TIMEOUT_MS (0..1,000,000) for the answer. Returns 0
  * (it is this handle's, or the target refuses owner objects), or US_E_OWNED: another
- * replicator has it, the message names its host, process and start. US_E_TIMEOUT: no
- * answer yet; it is waited for in the background. US_E_ACCESS, US_E_NETWORK, US_E_HTTP,
- * US_E_IO, US_E_OBJECT (what is there is no owner object): the next us_cycle asks again,
- * and uploads nothing before. US_E_CANCELED, US_E_ARG (read-only handle). Any time.
+ * replicator has it, the message names its host, process and start (or says that it is of
+ * another version). US_E_TIMEOUT: no answer yet; it is waited for in the background.
+ * US_E_ACCESS, US_E_NETWORK, US_E_HTTP, US_E_IO, US_E_BUSY, US_E_EXISTS (others write the
+ * object at the same time), US_E_OBJECT (it is too long for one), US_E_NOMEM: the next
+ * us_cycle asks again, and uploads nothing before. US_E_CANCELED, US_E_ARG (read-only
+ * handle). Any time.
  */
 US_API int32_t us_acquire(struct us *us, uint32_t flags, int32_t timeout_ms, struct us_error *err);
 

@@ -25,6 +25,7 @@ struct us_s3_store {
 	uint32_t concurrency;
 	struct us_s3_signer signer;
 	atomic_int canceled;
+	atomic_int no_conditions; /* the server does not implement them */
 	struct us_s3_kind_counts put, get, list, remove;
 	struct us_s3_pool *pool;
 	/* idle objects of blocking calls, each with its connections */

@@ -29,8 +29,7 @@ static int32_t keep(void *arg, const uint8_t *data, size_t data_len, struct us_e
 
 static void version_of(const struct us_s3_reply *reply, struct us_store_version *ret)
 {
-	/* Without an ETag: any that exists. */
-	const char *tag = reply->etag[0] != '\0' ? reply->etag : "*";
+	const char *tag = reply->etag[0] != '\0' ? reply->etag : US_STORE_TAG_ANY;
 	memcpy(ret->tag, tag, strlen(tag) + 1);
 	int is_told = reply->date_s >= 0 && reply->modified_s >= 0;
 	ret->age_s = !is_told                            ? -1
@@ -58,11 +57,22 @@ int32_t us_s3_read_version(struct us_store *base, const char *key, uint8_t *ret_
 }
 
 /* Whether the server saw another version than was asked for. 404: If-Match, and nothing is
- * there. 409: another write is under way. */
+ * there. */
 static int is_other_version(const struct us_s3_reply *reply, const char *tag)
 {
-	return tag && (reply->status == 412 || reply->status == 409 ||
-		       (reply->status == 404 && tag[0] != '\0'));
+	return reply->status == 412 || (reply->status == 404 && tag[0] != '\0');
+}
+
+/* RC of a write with a condition. 409: another write is under way, and who wins is open. */
+static int32_t check_condition(const struct us_s3_reply *reply, const char *key, const char *tag,
+			       int32_t rc, struct us_error *err)
+{
+	if (is_other_version(reply, tag)) {
+		return us_fail(err, US_E_EXISTS, "PUT \"%s\": another process has written it", key);
+	}
+	return reply->status == 409
+		       ? us_fail(err, US_E_BUSY, "PUT \"%s\": another process is writing it", key)
+		       : rc;
 }
 
 static int32_t write_once(struct us_s3_call *call, const char *key, const char *tag,
@@ -79,19 +89,18 @@ static int32_t write_once(struct us_s3_call *call, const char *key, const char *
 	}
 	rc = us_s3_reply_check_put(&call->transfer.reply, &store->endpoint, &call->transfer.request,
 				   err);
-	return rc && is_other_version(&call->transfer.reply, tag)
-		       ? us_fail(err, US_E_EXISTS, "PUT \"%s\": another process has written it",
-				 key)
-		       : rc;
+	return rc && tag ? check_condition(&call->transfer.reply, key, tag, rc, err) : rc;
 }
 
 int32_t us_s3_write_version(struct us_store *base, const char *key, const char *tag,
 			    const uint8_t *data, size_t data_len, struct us_error *err)
 {
-	struct us_s3_call *call = us_s3_call_take((struct us_s3_store *)base, err);
+	struct us_s3_store *store = (struct us_s3_store *)base;
+	struct us_s3_call *call = us_s3_call_take(store, err);
 	if (!call) {
 		return US_E_NOMEM;
 	}
+	tag = store->no_conditions ? NULL : tag;
 	us_text_clear(&call->body);
 	us_text_add(&call->body, data, data_len);
 	call->has_body = 1;
@@ -99,6 +108,7 @@ int32_t us_s3_write_version(struct us_store *base, const char *key, const char *
 	if (rc && tag && us_s3_reply_is_unsupported(&call->transfer.reply)) {
 		us_error_clear(err);
 		rc = write_once(call, key, NULL, err);
+		store->no_conditions = rc == 0; /* one request each from now on */
 	}
 	us_s3_call_put_back(call);
 	return rc;

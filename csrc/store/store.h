@@ -87,6 +87,7 @@ typedef int32_t us_store_list_fn(void *arg, const char *key, size_t key_len, uin
 #define US_STORE_OWN_PREFIX ".litestream-multi-db/"
 
 #define US_STORE_TAG_LEN_MAX 127
+#define US_STORE_TAG_ANY "*" /* whichever exists: the target has not told */
 
 /* Which writing of an object is meant: of one that processes take turns to write. */
 struct us_store_version {

@@ -228,3 +228,36 @@ func Test33Unguarded(t *testing.T) {
 	d.stop()
 	verifyTarget(t, root, s.dir(), paths)
 }
+
+// What stands between the second one and the target tells it untruths about the owner
+// object, and passes everything else on: the first one's word is not written over.
+func Test33Untruths(t *testing.T) {
+	t.Parallel()
+	s := startS3(t)
+	root := t.TempDir()
+	paths := makeFleet(t, root, 5)
+	c := settings{pattern: seedPattern(root), interval: "1s", target: s.target(s.url())}
+	first := replicate(t, c)
+	first.waitSynced(30 * time.Second)
+	owner := must1[[]string](t)(filepath.Glob(filepath.Join(s.dir(), ".litestream-multi-db", "owner-*")))[0]
+	before := regexp.MustCompile(`(?m)^run .*$`).Find(must1[[]byte](t)(os.ReadFile(owner)))
+	p := startProxy(t, s.hostPort(), nil)
+	isOwnerGet := func(r *http.Request) bool {
+		return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/.litestream-multi-db/")
+	}
+	for _, kind := range []faultKind{faultOKPage, faultOKError, faultOKEmpty, faultNoKey, fault404Empty} {
+		p.chaosFor(isOwnerGet, 1, 1, kind)
+		second := another(t, c)
+		second.noHTTP, second.target = true, s.target(p.url())
+		change(t, paths[0])
+		r := litestream(t, []string{"replicate", "-once", "-config", second.write(t, 0)})
+		p.calm()
+		after := regexp.MustCompile(`(?m)^run .*$`).Find(must1[[]byte](t)(os.ReadFile(owner)))
+		if r.code == 0 || string(after) != string(before) {
+			t.Errorf("%s: exit %d, the owner's %q is now %q\n%s", kind, r.code, before, after, r.all())
+		}
+	}
+	if n := p.suffered()[faultOKPage]; n == 0 {
+		t.Error("no page was served")
+	}
+}

@@ -79,6 +79,10 @@ const (
 	faultDenied      faultKind = "403-denied"   // AccessDenied
 	faultInvalidKey  faultKind = "403-key"      // InvalidAccessKeyId
 	faultExpired     faultKind = "400-expired"  // ExpiredToken
+
+	// untruths: only where a test asks for them
+	faultNoKey    faultKind = "404-nokey" // NoSuchKey
+	fault404Empty faultKind = "404-empty" // with nothing
 )
 
 // lateAfter is longer than a cycle takes at an interval of 1 s: what comes late comes
@@ -182,10 +186,15 @@ var faults = map[faultKind]func(x *exchange){
 	faultDenied:      func(x *exchange) { x.refuse(403, "AccessDenied") },
 	faultInvalidKey:  func(x *exchange) { x.refuse(403, "InvalidAccessKeyId") },
 	faultExpired:     func(x *exchange) { x.refuse(400, "ExpiredToken") },
+
+	faultNoKey:    func(x *exchange) { x.refuse(404, "NoSuchKey") },
+	fault404Empty: func(x *exchange) { x.read(); x.answer(newAnswer(404, "", "")) },
 }
 
 // allFaults are all kinds, in the order of their names.
-var allFaults = slices.Sorted(maps.Keys(faults))
+var allFaults = slices.DeleteFunc(slices.Sorted(maps.Keys(faults)), func(k faultKind) bool {
+	return k == faultNoKey || k == fault404Empty
+})
 
 // slowFaults end with a time-out of the client's, if calm does not end them.
 var slowFaults = []faultKind{faultHang, faultDripAnswer, faultDripUpload}

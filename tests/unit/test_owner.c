@@ -12,6 +12,8 @@
 #include <cmocka.h>
 
 #include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <pthread.h>
@@ -34,14 +36,45 @@
 #define MINUTE 60
 
 static _Atomic int64_t boot_offset_s;
+static _Atomic int64_t mono_offset_s; /* of both clocks */
+static _Atomic int64_t fast_left_s;   /* so long, waits of more than a minute take no time */
 
 int clock_gettime(clockid_t id, struct timespec *ts)
 {
 	int rc = (int)syscall(SYS_clock_gettime, id, ts);
-	if (rc == 0 && id == CLOCK_BOOTTIME) {
-		ts->tv_sec += boot_offset_s;
+	if (rc == 0 && (id == CLOCK_BOOTTIME || id == CLOCK_MONOTONIC)) {
+		ts->tv_sec += mono_offset_s + (id == CLOCK_BOOTTIME ? boot_offset_s : 0);
 	}
 	return rc;
+}
+
+int clock_nanosleep(clockid_t id, int flags, const struct timespec *time, struct timespec *left)
+{
+	struct timespec until = *time;
+	until.tv_sec -= flags & TIMER_ABSTIME ? mono_offset_s : 0;
+	return syscall(SYS_clock_nanosleep, id, flags, &until, left) ? errno : 0;
+}
+
+typedef int timedwait_fn(pthread_cond_t *cond, pthread_mutex_t *mutex,
+			 const struct timespec *until);
+
+int pthread_cond_timedwait(pthread_cond_t *restrict cond, pthread_mutex_t *restrict mutex,
+			   const struct timespec *restrict until)
+{
+	union {
+		void *pointer;
+		timedwait_fn *fn;
+	} next = { .pointer = dlsym(RTLD_NEXT, "pthread_cond_timedwait") };
+	struct timespec now, real_until = *until;
+	(void)clock_gettime(CLOCK_MONOTONIC, &now);
+	int64_t left_s = until->tv_sec - now.tv_sec;
+	if (left_s > MINUTE && fast_left_s > 0) {
+		mono_offset_s += left_s + 1;
+		fast_left_s -= left_s + 1;
+		return ETIMEDOUT;
+	}
+	real_until.tv_sec -= mono_offset_s;
+	return next.fn(cond, mutex, &real_until);
 }
 
 /* ---------------------------------------------------------- between us and store */
@@ -50,7 +83,7 @@ static const struct us_store_ops *real;
 static struct us_store_ops hooked;
 static _Atomic int read_count, write_count, list_count, remove_count;
 static _Atomic int32_t read_rc, write_rc; /* what these return, if not 0 */
-static _Atomic int refuses_conditions;    /* every write with one */
+static _Atomic int refuses_conditions;    /* every write over a version */
 static _Atomic int list_held, list_taken;
 
 static int32_t hook_read(struct us_store *store, const char *key, uint8_t *ret_data, size_t cap,
@@ -69,7 +102,7 @@ static int32_t hook_write(struct us_store *store, const char *key, const char *t
 	if (write_rc) {
 		return us_fail(err, write_rc, "PUT: AccessDenied, or whatever the test wants");
 	}
-	if (refuses_conditions && tag) {
+	if (refuses_conditions && tag && tag[0]) {
 		return us_fail(err, US_E_EXISTS, "PUT: another process has written it");
 	}
 	return real->write_version(store, key, tag, data, data_len, err);
@@ -113,7 +146,7 @@ static int setup(void **state)
 	(void)state;
 	static const char *const dirs[] = { "data", "target", "state1", "state2" };
 	char path[PATH_LEN];
-	boot_offset_s = 0;
+	boot_offset_s = mono_offset_s = fast_left_s = 0;
 	read_count = write_count = list_count = remove_count = 0;
 	read_rc = write_rc = 0;
 	refuses_conditions = list_held = list_taken = 0;
@@ -549,11 +582,18 @@ static void test_nobodys_text(void **state)
 	/* A later version's: somebody is there. */
 	write_owner(later, sizeof(later) - 1, 0);
 	open_second();
-	assert_int_equal(acquire(second, 0, &err), US_E_OBJECT);
+	assert_int_equal(acquire(second, 0, &err), US_E_OWNED);
 	assert_non_null(strstr(err.message, "owner-"));
 	assert_int_equal(cycle(second).uploaded, 0);
+	assert_int_equal(stats(second).owner, US_OWNER_OTHER);
 	assert_ours(second, US_ACQUIRE_TAKEOVER);
 	assert_int_equal(cycle(second).uploaded, 1);
+	/* And if that one takes over, it has it at once, not when the lease ends. */
+	write_owner(later, sizeof(later) - 1, 0);
+	change("a");
+	assert_refused(second);
+	assert_int_equal(events(second, US_EVENT_WARNING, "owner", "nothing more is uploaded"), 1);
+	assert_int_equal(cycle(second).uploaded, 0);
 }
 
 /* --------------------------------------------------------------- losing it */
@@ -659,6 +699,7 @@ static void test_lease(void **state)
 	struct us_cycle_result result = cycle(first);
 	assert_int_equal(result.uploaded, 0);
 	assert_int_equal(result.failed, 1);
+	assert_int_equal(stats(first).owner, US_OWNER_UNKNOWN); /* not "this one" */
 	read_rc = 0;
 	assert_int_equal(cycle(first).uploaded, 1);
 	assert_int_equal(stats(first).unsynced, 0);
@@ -713,6 +754,25 @@ static void test_rolled_back(void **state)
 	assert_int_equal(list_count, 1);
 	close_one(&first);
 	open_first();
+	(void)cycle(first);
+	assert_int_equal(list_count, 1);
+}
+
+/* The same with the memory of the process: a snapshot of a machine that runs. */
+static void test_memory_rolled_back(void **state)
+{
+	(void)state;
+	change("a");
+	open_first();
+	assert_int_equal(cycle(first).uploaded, 1);
+	struct us_owner_note note = owner_note();
+	note.commits = first->commits + 1;
+	write_note(&note, 0);
+	list_count = 0;
+	assert_ours(first, 0);
+	(void)cycle(first);
+	assert_int_equal(list_count, 1);
+	assert_ours(first, 0);
 	(void)cycle(first);
 	assert_int_equal(list_count, 1);
 }
@@ -777,6 +837,63 @@ static void test_no_conditions(void **state)
 	assert_refused(second);
 }
 
+/* Who may write, and how many calls that takes in a day in which nothing happens. */
+static void assert_a_day(struct us *us, uint32_t owner)
+{
+	assert_int_equal(stats(us).owner, owner);
+	read_count = write_count = 0;
+	fast_left_s = 86400;
+	(void)us_acquire(us, 0, WAIT_MS, NULL); /* wakes the thread; may be too late */
+	while (fast_left_s > 0) {
+		us_clock_sleep_ns(US_NS_PER_MS);
+	}
+	assert_int_equal(stats(us).owner, owner);
+	assert_in_range(read_count + write_count, 140, 300);
+}
+
+static void test_cost(void **state)
+{
+	(void)state;
+	struct us_error err;
+	change("a");
+	open_first();
+	assert_ours(first, 0);
+	assert_a_day(first, US_OWNER_US);
+	refuses_conditions = 1;
+	assert_ours(first, 0);
+	assert_a_day(first, US_OWNER_US);
+	refuses_conditions = 0;
+	write_rc = US_E_ACCESS;
+	assert_ours(first, 0);
+	assert_a_day(first, US_OWNER_UNGUARDED);
+	write_rc = 0;
+	struct us_owner_note note = owner_note();
+	note.run ^= 1;
+	note.place[0] ^= 1;
+	write_note(&note, 0);
+	assert_int_equal(acquire(first, 0, &err), US_E_OWNED);
+	assert_a_day(first, US_OWNER_OTHER);
+}
+
+/* What was to be taken from another one is, once the target answers. */
+static void test_takeover_is_kept(void **state)
+{
+	(void)state;
+	struct us_error err;
+	change("a");
+	open_first();
+	assert_int_equal(cycle(first).uploaded, 1);
+	open_second();
+	read_rc = US_E_HTTP;
+	assert_int_equal(acquire(second, US_ACQUIRE_TAKEOVER, &err), US_E_HTTP);
+	assert_int_equal(cycle(second).uploaded, 0);
+	read_rc = 0;
+	assert_int_equal(cycle(second).uploaded, 1);
+	/* Once. */
+	assert_ours(first, US_ACQUIRE_TAKEOVER);
+	assert_refused(second);
+}
+
 static void test_cannot_be_asked(void **state)
 {
 	(void)state;
@@ -824,9 +941,12 @@ int main(void)
 		TEST(lease),
 		TEST(lost_while_sweeping),
 		TEST(rolled_back),
+		TEST(memory_rolled_back),
 		TEST(unguarded),
 		TEST(reconcile_survives),
 		TEST(no_conditions),
+		TEST(cost),
+		TEST(takeover_is_kept),
 		TEST(arguments),
 		TEST(cannot_be_asked),
 #undef TEST

@@ -1268,6 +1268,60 @@ static void test_threads(void **state)
 	server_stop(&server);
 }
 
+/* ------------------------------------------ objects that processes take turns to write */
+
+static int has_condition(const char *request)
+{
+	return strcasestr(request, "\r\nif-match:") || strcasestr(request, "\r\nif-none-match:");
+}
+
+static const char *know_no_conditions(struct server *server, const char *request, uint64_t number)
+{
+	(void)server, (void)number;
+	return has_condition(request) ? ANSWER("501 Not Implemented", "", "0", "") : OK_PUT;
+}
+
+static const char *write_at_once(struct server *server, const char *request, uint64_t number)
+{
+	(void)server, (void)number;
+	assert_true(has_condition(request));
+	return strncmp(request, "PUT /bk1/conflict ", 18) == 0 ? ANSWER("409 Conflict", "", "0", "")
+	       : strncmp(request, "PUT /bk1/gone ", 14) == 0 ? ANSWER("404 Not Found", "", "0", "")
+							     : ANSWER("412 No", "", "0", "");
+}
+
+static void test_conditions(void **state)
+{
+	(void)state;
+	struct us_error err = error_of_test();
+	const uint8_t *text = (const uint8_t *)"x";
+	struct server server = { .answer_fn = know_no_conditions };
+	server_start(&server);
+	struct us_store *store = open_store(server.endpoint, "bk1", 2, NULL);
+	set_keys(store, "ak", SECRET, NULL);
+	assert_int_equal(store->ops->write_version(store, "k", "", text, 1, &err), 0);
+	assert_int_equal(server.requests, 2);
+	assert_int_equal(store->ops->write_version(store, "k", "\"a\"", text, 1, &err), 0);
+	assert_int_equal(server.requests, 3); /* that is known by now */
+	store->ops->close(store);
+	server_stop(&server);
+
+	server = (struct server){ .answer_fn = write_at_once };
+	server_start(&server);
+	store = open_store(server.endpoint, "bk1", 2, NULL);
+	set_keys(store, "ak", SECRET, NULL);
+	assert_int_equal(store->ops->write_version(store, "k", "\"a\"", text, 1, &err),
+			 US_E_EXISTS);
+	assert_int_equal(store->ops->write_version(store, "gone", "\"a\"", text, 1, &err),
+			 US_E_EXISTS);
+	/* Nobody has won yet. */
+	assert_int_equal(store->ops->write_version(store, "conflict", "", text, 1, &err),
+			 US_E_BUSY);
+	assert_int_equal(err.retryable, 1);
+	store->ops->close(store);
+	server_stop(&server);
+}
+
 int main(void)
 {
 	const struct CMUnitTest gateway_tests[] = {
@@ -1300,6 +1354,7 @@ int main(void)
 		cmocka_unit_test(test_list_answers),
 		cmocka_unit_test(test_endpoints),
 		cmocka_unit_test(test_bad_arguments),
+		cmocka_unit_test(test_conditions),
 		cmocka_unit_test(test_threads),
 	};
 	int failed = cmocka_run_group_tests_name("s3 (versitygw)", gateway_tests, start_gateway,

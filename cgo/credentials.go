@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -50,6 +52,9 @@ type credentialSource struct {
 	// load finds the provider; replaced in tests.
 	load func(ctx context.Context, cfg *S3Config) (aws.CredentialsProvider, error)
 
+	// The target has said that it does not accept them, and none others came since.
+	refused atomic.Bool
+
 	mu       sync.Mutex
 	provider *aws.CredentialsCache // nil: not found yet
 	current  credentials           // zero: none yet
@@ -83,7 +88,23 @@ func loadProvider(ctx context.Context, cfg *S3Config) (aws.CredentialsProvider, 
 	return awsCfg.Credentials, nil
 }
 
-// refresh renews credentials that are missing or expire soon, and hands new ones
+// refusal is how the core's messages begin after the name of the object if the target
+// does not accept the keys: they have ended before their time, were replaced, or are not
+// known (yet).
+var refusal = regexp.MustCompile(`": (40[13] |400 (ExpiredToken|InvalidToken|TokenRefreshRequired)\b)`)
+
+// heed takes note of a failure's message. After a refusal the chain is walked anew before
+// each cycle, from its files on, until it gives others or no database fails.
+func (s *credentialSource) heed(message string) {
+	if refusal.MatchString(message) {
+		s.refused.Store(true)
+	}
+}
+
+// accepted takes note of a cycle without any failure.
+func (s *credentialSource) accepted() { s.refused.Store(false) }
+
+// refresh renews credentials that are missing, refused or expire soon, and hands new ones
 // to the core. A failure is logged, not returned: the credentials in use may still
 // be good, and if not then the target says so for each database.
 func (s *credentialSource) refresh(ctx context.Context) {
@@ -102,8 +123,12 @@ func (s *credentialSource) refreshDuringCycle(ctx context.Context) {
 }
 
 func (s *credentialSource) refreshLocked(ctx context.Context) {
-	if s.current != (credentials{}) && !s.current.expireWithin(credentialsExpiryWindow) {
+	refused := s.refused.Load()
+	if s.current != (credentials{}) && !s.current.expireWithin(credentialsExpiryWindow) && !refused {
 		return
+	}
+	if refused {
+		s.provider = nil // it may have read a file once and for all
 	}
 	s.tried = time.Now()
 	err := s.renew(ctx)
@@ -164,5 +189,6 @@ func (s *credentialSource) renew(ctx context.Context) error {
 		return fmt.Errorf("set credentials: %w", err)
 	}
 	s.current = creds
+	s.refused.Store(false)
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awscredentials "github.com/aws/aws-sdk-go-v2/credentials"
 )
 
 // clearAWSEnv makes the chain find nothing but what the test sets, and ask no network.
@@ -127,6 +128,64 @@ func TestCredentials_Expiry(t *testing.T) {
 	})
 	if got := logs.String(); strings.Count(got, "cannot get credentials") != 1 || !strings.Contains(got, "credentials found") {
 		t.Fatalf("logs: %s", got)
+	}
+}
+
+// Keys that the target refuses before their time are looked for where they came from.
+func TestCredentials_Refused(t *testing.T) {
+	f := newFakeEngine()
+	p := &fakeProvider{}
+	s := newFakeSource(p, f)
+	loaded := 0
+	s.load = func(context.Context, *S3Config) (aws.CredentialsProvider, error) { loaded++; return p, nil }
+	s.refresh(t.Context())
+	for _, message := range []string{
+		`PUT "b/k": 503 SlowDown: no`,
+		`PUT "b/k": 400 EntityTooLarge: no`,
+		`PUT "b/400 ExpiredToken": 404 NoSuchBucket: no`,
+		`PUT "b/k": Connection reset by peer`,
+		"database is locked",
+	} {
+		s.heed(message)
+		s.refresh(t.Context())
+		if loaded != 1 || len(f.creds) != 1 {
+			t.Fatalf("%s: walked the chain %d times", message, loaded)
+		}
+	}
+	for i, message := range []string{
+		`PUT "b/k": 400 ExpiredToken: The provided token has expired. (request id 1)`,
+		`PUT "b/k": 400 InvalidToken`,
+		`PUT "b/k": 403 InvalidAccessKeyId: no such key`,
+		`GET "b/": 403 SignatureDoesNotMatch: no`,
+		`PUT "b/k": 401 access denied`,
+	} {
+		s.heed(message)
+		s.refresh(t.Context())
+		s.refresh(t.Context()) // others came: that was it
+		if loaded != i+2 || len(f.creds) != i+2 {
+			t.Fatalf("%s: walked the chain %d times, set %d times", message, loaded, len(f.creds))
+		}
+	}
+
+	// The same ones as before: again and again, until they are accepted.
+	s.load = func(context.Context, *S3Config) (aws.CredentialsProvider, error) {
+		loaded++
+		c := s.current
+		return awscredentials.NewStaticCredentialsProvider(c.accessKeyID, c.secretAccessKey, ""), nil
+	}
+	for range 2 { // the first time they lose their end
+		s.heed(`PUT "b/k": 403 AccessDenied: no`)
+		s.refresh(t.Context())
+	}
+	set, before := len(f.creds), loaded
+	s.refresh(t.Context())
+	if loaded != before+1 {
+		t.Fatalf("refused still, and walked the chain %d times", loaded-before)
+	}
+	s.accepted()
+	s.refresh(t.Context())
+	if loaded != before+1 || len(f.creds) != set {
+		t.Fatalf("accepted, and walked the chain %d times, set %d times", loaded-before, len(f.creds)-set)
 	}
 }
 

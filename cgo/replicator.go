@@ -281,6 +281,8 @@ func (r *UltraSimpleReplicator) cycle(ctx context.Context) (cycleResult, error) 
 	}
 	if err != nil {
 		r.cyclesFailed++
+	} else if r.creds != nil && result.failed == 0 {
+		r.creds.accepted()
 	}
 	r.publish(err)
 	r.logSweep()
@@ -327,6 +329,11 @@ func (r *UltraSimpleReplicator) publish(cycleErr error) {
 	failures, err := r.core.failures()
 	if err != nil {
 		r.log.Error("cannot read failures", "error", err)
+	}
+	for _, f := range failures {
+		if r.creds != nil {
+			r.creds.heed(f.message)
+		}
 	}
 	now := time.Now()
 	r.cost.add(now, stats.calls)
@@ -428,6 +435,9 @@ func (r *UltraSimpleReplicator) logEvents() {
 }
 
 func (r *UltraSimpleReplicator) logEvent(e event) {
+	if r.creds != nil {
+		r.creds.heed(e.message)
+	}
 	switch e.kind {
 	case eventFailed:
 		r.log.Warn("database cannot be backed up", "path", e.path, "stage", e.stage, "error", e.message)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -61,8 +62,9 @@ var liveModes = []struct {
 	{"PERSIST", []string{"PRAGMA cache_size=5"}, true},
 }
 
-// newNetworkFleet starts a fleet below prefix in the bucket of s. scheme is http or https.
-func newNetworkFleet(t testing.TB, s *s3server, prefix, scheme string, keys ...string) *networkFleet {
+// newNetworkFleet starts a fleet below prefix in the bucket of s, and a daemon. scheme is
+// http or https. The keys to the bucket are in the configuration, unless there are opts.
+func newNetworkFleet(t testing.TB, s *s3server, prefix, scheme string, opts ...option) *networkFleet {
 	t.Helper()
 	f := &networkFleet{t: t, root: filepath.Join(t.TempDir(), "data"), target: filepath.Join(s.dir(), prefix)}
 	extra := []string{fmt.Sprintf("max_concurrent_uploads: %d", uploadsAtOnce)}
@@ -83,9 +85,14 @@ func newNetworkFleet(t testing.TB, s *s3server, prefix, scheme string, keys ...s
 		f.w.do(ask{Op: "loop", ID: p, MinMS: 40, MaxMS: 160, Spill: m.spill})
 	}
 	target := strings.Replace(s.target(f.p.url(), extra...), seedTemplate, prefix+"/"+seedTemplate, 1)
-	f.config = settings{pattern: seedPattern(f.root), interval: "1s", target: target, keys: append([]string{"memory_limit: 16MB"}, keys...), top: []string{"shutdown-sync-timeout: 5s"}}
-	f.d = replicate(t, f.config)
-	f.cycles("before the faults", 2)
+	if len(opts) > 0 {
+		target = strings.NewReplacer(accessKey, `""`, secretKey, `""`).Replace(target)
+	}
+	f.config = settings{pattern: seedPattern(f.root), interval: "1s", target: target, keys: []string{"memory_limit: 16MB"}, top: []string{"shutdown-sync-timeout: 5s"}}
+	f.d = replicate(t, f.config, opts...)
+	if !f.cycles("before the faults", 2) {
+		t.Fatalf("not synced before any fault: %+v", f.d.stats().Failures)
+	}
 	f.base = f.usage()
 	return f
 }
@@ -297,6 +304,97 @@ func Test32Slow(t *testing.T) {
 	f.p.calm()
 	f.caughtUp("slow")
 	f.end()
+}
+
+// keySource is one of the places that the AWS chain looks for keys in. give has it hold
+// others from now on.
+type keySource struct {
+	env  []string
+	give func(id, secret string)
+}
+
+func keySources(t testing.TB) map[string]keySource {
+	dir := t.TempDir()
+	profile, answer := filepath.Join(dir, "credentials"), filepath.Join(dir, "answer.json")
+	replace := func(path, text string) {
+		must(t, os.WriteFile(path+".new", []byte(text), 0o600))
+		must(t, os.Rename(path+".new", path))
+	}
+	// As of a role, with an end that is far away; but without a token, as the server knows none.
+	document := func(id, secret string) string {
+		return fmt.Sprintf(`{"Version": 1, "AccessKeyId": %q, "SecretAccessKey": %q, "Expiration": %q}`,
+			id, secret, time.Now().Add(6*time.Hour).UTC().Format(time.RFC3339))
+	}
+	role := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		http.ServeFile(w, r, answer)
+	}))
+	t.Cleanup(role.Close)
+	config := filepath.Join(dir, "config")
+	replace(config, "[default]\ncredential_process = /bin/cat "+answer+"\n")
+	giveDocument := func(id, secret string) { replace(answer, document(id, secret)) }
+	none := filepath.Join(dir, "none")
+	return map[string]keySource{
+		"container": {[]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + role.URL + "/role", "AWS_SHARED_CREDENTIALS_FILE=" + none, "AWS_CONFIG_FILE=" + none}, giveDocument},
+		"process":   {[]string{"AWS_SHARED_CREDENTIALS_FILE=" + none, "AWS_CONFIG_FILE=" + config}, giveDocument},
+		"profile": {[]string{"AWS_SHARED_CREDENTIALS_FILE=" + profile, "AWS_CONFIG_FILE=" + none}, func(id, secret string) {
+			replace(profile, "[default]\naws_access_key_id = "+id+"\naws_secret_access_key = "+secret+"\n")
+		}},
+	}
+}
+
+// Keys that end before their time, and are replaced where they came from.
+func Test32KeysRotated(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"container", "process", "profile"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			source := keySources(t)[name]
+			s := startS3(t)
+			s.kill()
+			s.keys = [2]string{"AKIAFIRST", "first-secret-5b1f"}
+			s.start()
+			source.give(s.keys[0], s.keys[1])
+			f := newNetworkFleet(t, s, "keys", "http", withoutKeys(t.TempDir()), withEnv(source.env...))
+
+			// The server takes only others from now on, which are not there yet.
+			with := func(id string) func(r *http.Request) bool {
+				return func(r *http.Request) bool { return strings.Contains(r.Header.Get("Authorization"), "="+id+"/") }
+			}
+			f.p.chaosFor(with("AKIAFIRST"), 1, 1, faultExpired)
+			s.kill()
+			s.keys = [2]string{"AKIASECOND", "second-secret-77e2"}
+			s.start()
+			f.change(4)
+			f.cycles("expired", 2)
+			st := f.d.stats()
+			if st.DatabasesFailed < 4 || len(st.Failures) == 0 || !strings.Contains(st.Failures[0].Message, "ExpiredToken") {
+				t.Errorf("with keys that have ended: failed %d, %+v", st.DatabasesFailed, st.Failures)
+			}
+			source.give(s.keys[0], s.keys[1])
+			f.caughtUp("expired")
+
+			// Once more, and now they are not known any more. (For that this server has a
+			// code of its own.)
+			f.p.chaosFor(with("AKIASECOND"), 1, 1, faultInvalidKey)
+			s.kill()
+			s.keys = [2]string{"AKIATHIRD", "third-secret-90c4"}
+			s.start()
+			f.change(4)
+			f.cycles("unknown", 2)
+			if st := f.d.stats(); st.DatabasesFailed < 4 {
+				t.Errorf("with keys that are not known: %+v", st)
+			}
+			source.give(s.keys[0], s.keys[1])
+			f.caughtUp("unknown")
+			f.end()
+			for _, secret := range []string{"first-secret", "second-secret", "third-secret"} {
+				if strings.Contains(f.d.output(), secret) {
+					t.Errorf("%s is in the log", secret)
+				}
+			}
+		})
+	}
 }
 
 // suffer has every request fail, then half of them.

@@ -31,6 +31,7 @@ const (
 // file root/fleet/KEY, and every request is one line of its access log.
 type s3server struct {
 	t       testing.TB
+	keys    [2]string // id and secret that it accepts, from the next start on
 	port    int
 	root    string
 	log     string
@@ -41,7 +42,7 @@ type s3server struct {
 func startS3(t testing.TB) *s3server {
 	t.Helper()
 	dir := t.TempDir()
-	s := &s3server{t: t, port: freePort(t), root: filepath.Join(dir, "root"), log: filepath.Join(dir, "access.log")}
+	s := &s3server{t: t, keys: [2]string{accessKey, secretKey}, port: freePort(t), root: filepath.Join(dir, "root"), log: filepath.Join(dir, "access.log")}
 	must(t, os.MkdirAll(filepath.Join(s.root, bucket), 0o755))
 	s.start()
 	t.Cleanup(s.kill)
@@ -54,7 +55,7 @@ func (s *s3server) start() {
 	must(s.t, err)
 	out := must1[*os.File](s.t)(os.OpenFile(s.log+".out", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644))
 	defer out.Close()
-	s.cmd = exec.Command(gateway, "--port", fmt.Sprintf("127.0.0.1:%d", s.port), "--access", accessKey, "--secret", secretKey,
+	s.cmd = exec.Command(gateway, "--port", fmt.Sprintf("127.0.0.1:%d", s.port), "--access", s.keys[0], "--secret", s.keys[1],
 		"--access-log", s.log, "--keep-alive", "--quiet", "posix", s.root)
 	s.cmd.Stdout, s.cmd.Stderr = out, out
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../base/clock.h"
+#include "../base/escape.h"
+
 #define MAGIC "litestream multi_db owner "
 #define FIRST_LINE MAGIC "1\n"
 
@@ -55,11 +58,11 @@ static int64_t take_number(struct reader *reader, const char *name, int64_t max)
 	char text[19];
 	int64_t number = 0;
 	take(reader, name, text, sizeof(text));
-	for (const char *p = text; *p != '\0'; p++) {
-		reader->failed |= *p < '0' || *p > '9';
+	const char *p = text;
+	for (; *p >= '0' && *p <= '9'; p++) {
 		number = number * 10 + (*p - '0');
 	}
-	reader->failed |= text[0] == '\0' || number > max;
+	reader->failed |= p == text || *p != '\0' || number > max;
 	return reader->failed ? 0 : number;
 }
 
@@ -76,6 +79,20 @@ static uint64_t take_hex(struct reader *reader, const char *name)
 	}
 	reader->failed |= strlen(text) != 16;
 	return number;
+}
+
+/* Whether TEXT is what NOTE, read from it, is written as: no leading zeros, nothing after
+ * it, times that exist, names that can be shown. */
+static int is_written(const struct us_owner_note *note, const char *text, size_t len)
+{
+	char again[US_OWNER_NOTE_LEN_MAX], plain[sizeof(note->host)];
+	int64_t time_ns;
+	_Static_assert(sizeof(note->place) <= sizeof(plain), "room for either");
+	return us_owner_note_format(note, again) == len && memcmp(again, text, len) == 0 &&
+	       us_unescape(note->host, strlen(note->host), plain) >= 0 &&
+	       us_unescape(note->place, strlen(note->place), plain) >= 0 &&
+	       !us_time_rfc3339_parse(note->started, strlen(note->started), &time_ns) &&
+	       !us_time_rfc3339_parse(note->renewed, strlen(note->renewed), &time_ns);
 }
 
 int us_owner_note_is_one(const char *text, size_t len)
@@ -100,5 +117,5 @@ int us_owner_note_parse(const char *text, size_t len, struct us_owner_note *ret_
 	ret_note->commits = take_number(&reader, "commits", INT64_MAX);
 	ret_note->reconcile = (uint32_t)take_number(&reader, "reconcile", 1);
 	ret_note->released = (uint32_t)take_number(&reader, "released", 1);
-	return reader.failed || reader.at != reader.end ? -1 : 0;
+	return reader.failed || !is_written(ret_note, text, len) ? -1 : 0;
 }

@@ -12,19 +12,15 @@
  * written count as old.
  */
 
-#include "fuzz.h"
+#include "files.h"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <sqlite3.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "../../csrc/base/bytes.h"
 #include "../../csrc/read/image.h"
-#include "../unit/scratch.h"
 
 #define IMAGE_LEN_MAX ((size_t)8 << 20)
 #define READER_LEN ((size_t)1 << 20) /* a database longer than three quarters is streamed */
@@ -64,20 +60,6 @@ static inline void set_up(void)
 	t.theirs_fd = open(t.theirs, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	require(t.ours_fd >= 0 && t.theirs_fd >= 0);
 	require(us_reader_new(READER_LEN, t.theirs_fd, &t.reader, NULL) == 0);
-}
-
-/* A file of DATA and then of zeros up to LEN; none if DATA is NULL. */
-static inline void put_file(int dir_fd, const char *name, const char *data, size_t data_len,
-			    size_t len)
-{
-	if (!data) {
-		(void)unlinkat(dir_fd, name, 0);
-		return;
-	}
-	int fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
-	require(fd >= 0 && write(fd, data, data_len) == (ssize_t)data_len);
-	require(len <= data_len || ftruncate(fd, (off_t)len) == 0);
-	(void)close(fd);
 }
 
 /* ---------------------------------------------------------------------- ours */
@@ -211,12 +193,7 @@ static inline int recover_theirs(size_t *ret_len)
 		rc = sql(db, "PRAGMA wal_checkpoint(TRUNCATE)");
 	}
 	(void)sqlite3_close(db);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	require(fd >= 0);
-	ssize_t len = read(fd, t.recovered, IMAGE_LEN_MAX);
-	(void)close(fd);
-	require(len >= 0);
-	t.left_len = (size_t)len;
+	t.left_len = get_file(t.theirs_fd, "x.db", t.recovered, IMAGE_LEN_MAX);
 	*ret_len = whole_pages(t.left_len);
 	return rc;
 }

@@ -420,6 +420,20 @@ static void test_text(void **state)
 		bad[at] = '\0';
 		assert_int_equal(us_owner_note_parse(bad, len, &back), -1);
 	}
+	static const struct {
+		const char *line, *with; /* of the same length */
+	} not_written[] = {
+		{ "pid 77", "pid 07" },		    { "web-1", "we\tb1" },
+		{ "web-1", "we%41" },		    { "0-1/pid:[4]", "0-1/pid:[\xff]" },
+		{ "2026-01-02T03", "2026-13-02T03" }, { "03:04:06.0", "03:04:60.0" },
+	};
+	for (size_t i = 0; i < sizeof(not_written) / sizeof(not_written[0]); i++) {
+		memcpy(bad, text, len + 1);
+		char *at = strstr(bad, not_written[i].line);
+		assert_non_null(at);
+		memcpy(at, not_written[i].with, strlen(not_written[i].with));
+		assert_int_equal(us_owner_note_parse(bad, len, &back), -1);
+	}
 	assert_true(us_owner_note_is_one("litestream multi_db owner 2\n", 28));
 	assert_false(us_owner_note_is_one("litestream multi_db", 19));
 	assert_false(us_owner_note_is_one("", 0));

@@ -56,10 +56,10 @@ static int create_and_unlink(int spool_fd)
 	return fd;
 }
 
-int32_t us_spool_check_room(int spool_fd, uint64_t len, struct us_error *err)
+int32_t us_spool_check_room(int fd, uint64_t len, struct us_error *err)
 {
 	struct statvfs fs;
-	if (fstatvfs(spool_fd, &fs)) {
+	if (fstatvfs(fd, &fs)) {
 		return us_fail_errno(err, errno, "cannot ask for the free space of state_dir");
 	}
 	if (fs.f_bavail < fs.f_blocks / 10 + len / fs.f_frsize) {
@@ -92,6 +92,10 @@ int32_t us_spool_file(int spool_fd, struct us_error *err)
 
 int32_t us_spool_write(int fd, const void *data, size_t data_len, struct us_error *err)
 {
+	int32_t rc = us_spool_check_room(fd, data_len, err);
+	if (rc) {
+		return rc;
+	}
 	const uint8_t *p = data;
 	while (data_len > 0) {
 		ssize_t n = write(fd, p, data_len);

@@ -115,6 +115,7 @@ struct us {
 	uint32_t room_waiters, budget_waiters; /* nobody is woken for nothing */
 	int walk_done;
 	int64_t patience_end_ns; /* monotonic; 0: not begun */
+	uint64_t turn; /* path hash from which on deferred ones are read: next to the last one */
 	uint32_t network_failures; /* in a row */
 	int target_down; /* the cycle has given up on the target */
 	struct us_error target_error;

@@ -54,16 +54,6 @@ static void list_push(struct us_job_list *list, struct us_job *job)
 	list->count++;
 }
 
-static void list_push_front(struct us_job_list *list, struct us_job *job)
-{
-	job->next = list->first;
-	list->first = job;
-	if (!job->next) {
-		list->last = &job->next;
-	}
-	list->count++;
-}
-
 static struct us_job *list_pop(struct us_job_list *list)
 {
 	struct us_job *job = list->first;
@@ -173,23 +163,35 @@ void us_jobs_trim(struct us *us)
 	}
 }
 
-/* Puts JOB aside until everything else is read. 0 if the list is full. */
-static int job_defer(struct us *us, struct us_job *job)
+/*
+ * Puts JOB aside until everything else is read. Returns NULL, or the job for which there
+ * is no room then. In the order of the path hashes, from the one on whose turn it is: those
+ * which never succeed do not always use up the patience of a cycle.
+ */
+static struct us_job *job_defer(struct us *us, struct us_job *job)
 {
+	struct us_job_list *list = &us->deferred;
+	struct us_job **at = &list->first;
 	(void)pthread_mutex_lock(&us->mutex);
-	int taken = us->deferred.count < DEFERRED_MAX;
-	if (taken) {
-		/* From either end in turn, so that those which never succeed do not always
-		 * use up the patience of a cycle. */
-		if (us->generation % 2) {
-			list_push(&us->deferred, job);
-		} else {
-			list_push_front(&us->deferred, job);
+	while (*at && (*at)->path_hash - us->turn <= job->path_hash - us->turn) {
+		at = &(*at)->next;
+	}
+	job->next = *at;
+	*at = job;
+	list->count++;
+	struct us_job *surplus = NULL;
+	if (list->count > DEFERRED_MAX) {
+		for (at = &list->first; (*at)->next;) {
+			at = &(*at)->next;
 		}
+		surplus = *at; /* stays live, in place of JOB */
+		*at = NULL;
+		list->count--;
+	} else {
 		leave(us);
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
-	return taken;
+	return surplus;
 }
 
 /* Waiting for busy databases makes a cycle longer for all: at most PATIENCE_NS of it.
@@ -215,6 +217,9 @@ static struct us_job *next_job(struct us *us)
 			if (job) {
 				us->live++;
 				job->patience = patience_left(us) ? PATIENCE_FULL : PATIENCE_OVER;
+				if (job->patience == PATIENCE_FULL) {
+					us->turn = job->path_hash + 1;
+				}
 			}
 		}
 		if (job || us->closing) {
@@ -630,7 +635,12 @@ static void read_failed(struct us_worker *w, int32_t rc, const struct us_error *
 	struct us_job *job = w->job;
 	unstage_bytes(us, job, 0);
 	us_encoder_drop(w->encoder);
-	if (rc == US_E_BUSY && job->patience == PATIENCE_NONE && job_defer(us, job)) {
+	if (rc == US_E_BUSY && job->patience == PATIENCE_NONE) {
+		job->put.err = *err;
+		job = job_defer(us, job);
+		if (job) {
+			job_fail(us, job, "read", &job->put.err);
+		}
 		return;
 	}
 	if (rc == US_E_CANCELED || (rc == US_E_NOTFOUND && !job->was_unsynced)) {

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <malloc.h>
@@ -356,16 +357,25 @@ static void test_restart(void **state)
 #define DAMAGED 50
 #define GOOD 50
 
-/* The files that hold the locks: SQLite's EXCLUSIVE, as another process has it. */
-static void lock_all(int fds[LOCKED])
+/* Write-locks LEN bytes of data/NAME, as another process would. */
+static int lock_file(const char *name, off_t start, off_t len)
 {
-	for (int i = 0; i < LOCKED; i++) {
-		char path[PATH_LEN];
-		struct flock lock = { .l_type = F_WRLCK, .l_start = 0x40000002, .l_len = 510 };
-		path_of(path, "data/x%03d-locked.db", i);
-		fds[i] = open(path, O_RDWR | O_CLOEXEC);
-		assert_int_equal(fcntl(fds[i], F_OFD_SETLK, &lock), 0);
-	}
+	char path[PATH_LEN];
+	struct flock lock = { .l_type = F_WRLCK, .l_start = start, .l_len = len };
+	path_of(path, "data/%s", name);
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
+	return fd;
+}
+
+static int lock_exclusive(const char *name)
+{
+	return lock_file(name, 0x40000002, 510);
+}
+
+static int lock_reserved(const char *name)
+{
+	return lock_file(name, 0x40000001, 1);
 }
 
 /*
@@ -392,7 +402,10 @@ static void test_patience(void **state)
 		path_of(path, "data/x%03d-good.db", i);
 		copy_file(template, path);
 	}
-	lock_all(fds);
+	for (int i = 0; i < LOCKED; i++) {
+		(void)snprintf(path, sizeof(path), "x%03d-locked.db", i);
+		fds[i] = lock_exclusive(path);
+	}
 	open_fleet("state");
 	for (int i = 0; i < 2; i++) {
 		slept_ns = 0;
@@ -408,6 +421,87 @@ static void test_patience(void **state)
 		(void)close(fds[i]);
 	}
 	assert_int_equal(cycle().uploaded, LOCKED);
+	close_fleet();
+}
+
+#define TURNS_MAX 600
+#define BEGUN 50
+
+/* COUNT locked databases, and BEGUN with a writer that has not touched the file yet:
+ * patience reads those. */
+static void make_busy(int count, int fds[TURNS_MAX + BEGUN])
+{
+	char template[PATH_LEN], path[PATH_LEN], name[32];
+	change("template", 5000);
+	path_of(template, "data/template.db");
+	for (int i = 0; i < count + BEGUN; i++) {
+		(void)snprintf(name, sizeof(name), "x%03d.db", i);
+		path_of(path, "data/%s", name);
+		copy_file(template, path);
+		fds[i] = i < count ? lock_exclusive(name) : lock_reserved(name);
+	}
+	path_of(path, "data/template.db");
+	assert_int_equal(unlink(path), 0);
+}
+
+/* However many stay locked, and wherever the walk meets them: each has its turn. */
+static void test_turns(void **state)
+{
+	(void)state;
+	static int fds[TURNS_MAX + BEGUN];
+	const int locked = 60;
+	make_busy(locked, fds);
+	open_fleet("state");
+	/* At least four of those that are locked are waited for in a cycle. */
+	uint64_t uploaded = 0;
+	int cycles = 0;
+	for (; uploaded < BEGUN && cycles < locked / 4 + 1; cycles++) {
+		uploaded += cycle().uploaded;
+	}
+	print_message("%d cycles\n", cycles);
+	assert_int_equal(uploaded, BEGUN);
+	for (int i = 0; i < locked + BEGUN; i++) {
+		(void)close(fds[i]);
+	}
+	close_fleet();
+}
+
+/* More than can be put aside: the walk's last ones have their turn too. */
+static void test_too_many_busy(void **state)
+{
+	(void)state;
+	static int fds[TURNS_MAX + BEGUN];
+	static char last[BEGUN][16];
+	const struct dirent *entry;
+	char path[PATH_LEN];
+	int count = 0;
+	make_busy(TURNS_MAX, fds);
+	path_of(path, "data");
+	DIR *d = opendir(path);
+	assert_non_null(d);
+	while ((entry = readdir(d)) != NULL) {
+		if (entry->d_name[0] == 'x' && atoi(entry->d_name + 1) >= TURNS_MAX) {
+			(void)snprintf(last[count++], sizeof(last[0]), "%.4s", entry->d_name);
+		}
+	}
+	(void)closedir(d);
+	assert_int_equal(count, BEGUN);
+	open_fleet("state");
+	const struct us_siphash_key *key = &us_state_info(us->state)->key;
+	uint64_t uploaded = 0;
+	for (int i = BEGUN - 5; i < BEGUN; i++) {
+		char file[32];
+		(void)snprintf(file, sizeof(file), "%s.db", last[i]);
+		us->turn = us_path_hash(key, "", 0, file, strlen(file));
+		struct us_cycle_result r = cycle();
+		uploaded += r.uploaded;
+		assert_int_equal(r.failed, TURNS_MAX + BEGUN - uploaded);
+		assert_int_equal(record_of(last[i]).object_count, 1);
+	}
+	for (int i = 0; i < TURNS_MAX + BEGUN; i++) {
+		(void)close(fds[i]);
+	}
+	assert_int_equal(cycle().uploaded, TURNS_MAX + BEGUN - uploaded);
 	close_fleet();
 }
 
@@ -715,6 +809,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CASE(test_restart),
 		CASE(test_patience),
+		CASE(test_turns),
+		CASE(test_too_many_busy),
 		CASE(test_budget),
 		CASE(test_memory_per_database),
 		CASE(test_no_lock_in_the_store),

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,6 +24,16 @@
 #include "scratch.h"
 
 static int spool_fd;
+
+/* A disk of 1,000 blocks of 4 KiB. */
+static fsblkcnt_t free_blocks = 1000;
+
+int fstatvfs(int fd, struct statvfs *ret)
+{
+	(void)fd;
+	*ret = (struct statvfs){ .f_blocks = 1000, .f_bavail = free_blocks, .f_frsize = 4096 };
+	return 0;
+}
 
 static int open_spool(void **state)
 {
@@ -341,6 +352,31 @@ static void test_times(void **state)
 	assert_int_equal(us_time_rfc3339_parse("2026-11-24T20:00:00+01:00", 25, &ns), -1);
 }
 
+/* A tenth of the disk stays free, also if it fills up while an object is made. */
+static void test_disk_fills_up(void **state)
+{
+	(void)state;
+	size_t len = 200000;
+	uint8_t *image = make_image(len);
+	struct us_encoder *e;
+	struct us_error err = US_ERROR_INIT;
+	assert_int_equal(us_encoder_new(spool_fd, &e, &err), 0);
+	free_blocks = 99;
+	assert_int_equal(us_encoder_begin(e, len, 1, &err), US_E_NOSPACE);
+	free_blocks = 101;
+	assert_int_equal(us_encoder_begin(e, len, 1, &err), 0);
+	assert_int_equal(us_encoder_write(e, image, 4096, &err), 0);
+	free_blocks = 100;
+	assert_int_equal(us_encoder_write(e, image + 4096, len - 4096, &err), US_E_NOSPACE);
+	assert_non_null(strstr(err.message, "no room to spool"));
+	/* In memory it does not matter. */
+	assert_int_equal(us_encoder_begin(e, len, 0, &err), 0);
+	assert_int_equal(us_encoder_write(e, image, len, &err), 0);
+	us_encoder_free(e);
+	free_blocks = 1000;
+	free(image);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -351,6 +387,7 @@ int main(void)
 		cmocka_unit_test(test_bomb),
 		cmocka_unit_test(test_trailer_fields),
 		cmocka_unit_test(test_times),
+		cmocka_unit_test(test_disk_fills_up),
 	};
 	return cmocka_run_group_tests(tests, open_spool, close_spool);
 }

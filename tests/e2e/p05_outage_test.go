@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -23,6 +24,11 @@ type outage struct {
 func newOutage(t *testing.T, n int, extra ...string) *outage {
 	t.Helper()
 	t.Parallel()
+	return newOutageAlone(t, n, extra...)
+}
+
+func newOutageAlone(t *testing.T, n int, extra ...string) *outage {
+	t.Helper()
 	o := &outage{s: startS3(t), root: t.TempDir()}
 	o.paths = makeFleet(t, o.root, n)
 	o.p = startProxy(t, o.s.hostPort(), nil)
@@ -228,6 +234,66 @@ func Test05Hanging(t *testing.T) {
 	o.change(t, 5)
 	waitFor(t, 20*time.Second, "requests to hang", func() bool { return o.p.requests.Load() > seen })
 	o.prompt(t)
+}
+
+// Uploads hang, and the applications go on: no lock of theirs is held meanwhile, not even
+// of one that writes without a pause and is read under SHARED.
+func Test05WritersWhileHanging(t *testing.T) {
+	// Not in parallel: see Test03NoBusy.
+	o := newOutageAlone(t, 10)
+	w := newWriter(t)
+	modes := []string{"DELETE", "TRUNCATE", "PERSIST", "WAL"}
+	paced, hot := o.paths[:len(modes)], o.paths[len(modes)]
+	for i, p := range paced {
+		w.open(p, modes[i])
+		w.exec(p, seqSchema)
+	}
+	w.open(hot, "DELETE", "PRAGMA synchronous=OFF", "PRAGMA busy_timeout=5000")
+	w.exec(hot, seqSchema)
+	hotKey := keyOf(o.root, hot)
+	release, hangs := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	for _, p := range paced {
+		w.do(ask{Op: "loop", ID: p, MinMS: 50, MaxMS: 150})
+	}
+	w.do(ask{Op: "loop", ID: hot})
+	o.p.set(func(_ int64, r *http.Request) int {
+		if r.Method != http.MethodPut {
+			return 0
+		}
+		if strings.Contains(r.URL.Path, hotKey) {
+			once.Do(func() { close(hangs) })
+		}
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+		return 0
+	})
+	select {
+	case <-hangs:
+	case <-time.After(60 * time.Second):
+		t.Fatal("the writer without a pause is not backed up")
+	}
+	progress := func(p string) int64 { return w.do(ask{Op: "progress", ID: p}).Commits }
+	goal := map[string]int64{hot: progress(hot) + 300}
+	for _, p := range paced {
+		goal[p] = progress(p) + 30
+	}
+	for p, n := range goal {
+		waitFor(t, 20*time.Second, "commits to "+p+" while its upload hangs", func() bool { return progress(p) >= n })
+	}
+	for p := range goal {
+		r := w.do(ask{Op: "stop", ID: p})
+		if r.Busy != 0 || r.Other != "" {
+			t.Errorf("%s: %d commits, %d SQLITE_BUSY, %s", p, r.Commits, r.Busy, r.Other)
+		}
+	}
+	w.quit()
+	close(release)
+	o.p.set(nil)
+	o.caughtUp(t)
+	o.d.stop()
 }
 
 func Test05WrongKeys(t *testing.T) {

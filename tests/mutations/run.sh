@@ -29,12 +29,23 @@ errors=0 red=0 survived=0
 
 say() { printf '%-9s %-28s %s\n' "$@"; }
 
-# The tracked files as they are now, and of what make has prepared that which costs time.
+# The files of this tree as they are now, and of what make has prepared that which costs
+# time. What is the same stays as it is: its time says what has to be compiled.
 copy_tree() {
+	local file
+	local -A ours=([VERSION]=1)
 	mkdir -p "$tree/build" "$log"
-	find "$tree" -mindepth 1 -maxdepth 1 ! -name build ! -name bin -exec rm -rf {} +
-	git ls-files -z --cached --others --exclude-standard | tar -cf - --null --ignore-failed-read -T - 2>/dev/null |
-		tar -xf - -C "$tree"
+	while IFS= read -rd '' file; do
+		[[ -e $file ]] || continue
+		ours[$file]=1
+		if ! cmp -s "$file" "$tree/$file"; then
+			mkdir -p "$tree/$(dirname "$file")"
+			cp "$file" "$tree/$file"
+		fi
+	done < <(git ls-files -z --cached --others --exclude-standard)
+	while IFS= read -rd '' file; do
+		[[ ${ours[$file]:-} ]] || rm -f "$tree/$file"
+	done < <(cd "$tree" && find . -path ./build -prune -o -path ./bin -prune -o -type f ! -name archive_hash.go -printf '%P\0')
 	echo 0 >"$tree/VERSION" # else each commit makes another binary
 	# cmocka takes a filter, but from nobody outside.
 	echo '#include <stdlib.h>
@@ -43,7 +54,7 @@ copy_tree() {
 		gcc -shared -fPIC -o "$tree/build/only_test.so" -x c - -lcmocka
 	rm -rf "$tree/build/litestream" "$tree/build/tools"
 	cp -al build/litestream build/tools "$tree/build/"
-	cp -a build/litestream.stamp build/litestream.version "$tree/build/"
+	cp build/litestream.version build/litestream.stamp "$tree/build/"
 }
 
 build() { # KIND BINARY

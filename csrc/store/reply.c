@@ -323,23 +323,30 @@ int us_s3_reply_is_throttle(const struct us_s3_reply *reply)
 	return reply->status == 503 || reply->status == 429;
 }
 
-int us_s3_reply_is_unsupported(const struct us_s3_reply *reply)
+/* Whether the body is an Error document, of S3_CODE (NULL: of any). */
+static int holds_error(const struct us_s3_reply *reply, const char *s3_code)
 {
 	struct us_s3_error_doc doc;
+	if (!us_s3_xml_error(reply->body.data, reply->body.len, &doc)) {
+		return 0;
+	}
+	int holds = !s3_code || strcmp(doc.code, s3_code) == 0;
+	OPENSSL_cleanse(&doc, sizeof(doc)); /* as above */
+	return holds;
+}
+
+int us_s3_reply_is_unsupported(const struct us_s3_reply *reply)
+{
 	return reply->status == 501 || reply->status == 405 ||
-	       (reply->status == 400 && reply->body.len > 0 &&
-		us_s3_xml_error(reply->body.data, reply->body.len, &doc) &&
-		strcmp(doc.code, "NotImplemented") == 0);
+	       (reply->status == 400 && holds_error(reply, "NotImplemented"));
 }
 
 int32_t us_s3_reply_check_put(const struct us_s3_reply *reply,
 			      const struct us_s3_endpoint *endpoint,
 			      const struct us_s3_request *request, struct us_error *err)
 {
-	struct us_s3_error_doc doc;
-	int is_done = reply->status == 200 &&
-		      ((reply->body.len == 0 && reply->request_id[0] != '\0') ||
-		       (reply->has_etag &&
-			!us_s3_xml_error(reply->body.data, reply->body.len, &doc)));
+	int is_done =
+		reply->status == 200 && ((reply->body.len == 0 && reply->request_id[0] != '\0') ||
+					 (reply->has_etag && !holds_error(reply, NULL)));
 	return is_done ? 0 : us_s3_reply_fail(reply, endpoint, request, 0, err);
 }

@@ -32,6 +32,7 @@ type attempt struct {
 
 // book is what the tenants said of one database.
 type book struct {
+	shared   bool
 	attempts map[int64]*attempt // by chain
 	done     []doneAt           // by time
 	gone     []int64            // chains of databases that were deleted, and at the end of those that were not
@@ -242,6 +243,7 @@ type auditor struct {
 	seen     map[[32]byte]*verdict
 	objects  int
 	distinct int
+	judged   int
 	decoded  int // by the lz4 program, too
 	labels   map[string]int
 	ahead    int64 // how much later than the image's state a snapshot time was at most, ns
@@ -310,7 +312,8 @@ func (a *auditor) note(list *[]string, format string, args ...any) {
 func (a *auditor) judge(j auditJob) {
 	defer close(j.v.done)
 	a.mu.Lock()
-	number, withProgram := a.distinct, a.distinct%50 == 0
+	a.judged++
+	number, withProgram := a.judged, a.judged%50 == 0
 	a.decoded += map[bool]int{true: 1}[withProgram]
 	a.mu.Unlock()
 	base := filepath.Join(a.dir, fmt.Sprintf("torn-%d-%s", number, strings.ReplaceAll(j.name, "/", "_")))
@@ -577,7 +580,11 @@ func (s *shelf) take(x *arrival) {
 		s.a.note(&s.a.stale, "%s: commit %d had returned before the scan of %s began, the image has commit %d", where, required, clockTime(since), x.body.n)
 	}
 	for name, other := range here {
-		if name <= x.name && other.body.n > x.body.n || name > x.name && other.body.n < x.body.n {
+		older, younger := other.body, x.body
+		if name > x.name {
+			older, younger = x.body, other.body
+		}
+		if older.n > younger.n && !(older.n == younger.n+1 && s.a.mayBeUndone(older)) {
 			s.a.note(&s.a.back, "%s has commit %d, %s commit %d", where, x.body.n, name, other.body.n)
 		}
 	}
@@ -588,6 +595,20 @@ func (s *shelf) take(x *arrival) {
 		n = max(n, best[len(best)-1].top)
 	}
 	s.best[x.slot] = append(best, doneAt{x.at, n})
+}
+
+// mayBeUndone is true of a transaction of which the last frame was in the WAL when its
+// process was killed, while another process had the database open. Recovery gives it;
+// the other process does not know of it and writes over it.
+func (a *auditor) mayBeUndone(v *verdict) bool {
+	a.ledger.mu.Lock()
+	defer a.ledger.mu.Unlock()
+	return a.ledger.books[v.slot].mayBeUndone(v.chain)
+}
+
+func (b *book) mayBeUndone(chain int64) bool {
+	at := b.attempts[chain]
+	return b.shared && at.label == "wal" && at.until == 0
 }
 
 func (a *auditor) doneBefore(slot int, at int64) int64 {

@@ -489,17 +489,23 @@ func TestCore_S3Credentials(t *testing.T) {
 	var puts, signed atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		_, _ = io.Copy(io.Discard, req.Body)
+		if req.Method == http.MethodGet && req.URL.RawQuery == "" {
+			w.WriteHeader(http.StatusNotFound) // the owner object
+			return
+		}
 		if req.Method == http.MethodGet {
 			_, _ = io.WriteString(w, `<?xml version="1.0"?><ListBucketResult><Name>bucket</Name><KeyCount>0</KeyCount>`+
 				`<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated></ListBucketResult>`)
 			return
+		}
+		if req.Method == http.MethodPut {
+			w.Header().Set("ETag", `"0"`)
 		}
 		if req.Method == http.MethodPut && strings.HasPrefix(req.URL.Path, "/bucket/x/t") {
 			puts.Add(1)
 			if strings.Contains(req.Header.Get("Authorization"), "AKIATEST/") {
 				signed.Add(1)
 			}
-			w.Header().Set("ETag", `"0"`)
 		}
 	}))
 	defer srv.Close()

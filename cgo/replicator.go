@@ -170,14 +170,20 @@ func (r *UltraSimpleReplicator) Start() {
 }
 
 // loop runs a cycle at once and then every sync interval, measured from start to
-// start. A cycle that outlasts the interval is followed at once by the next.
+// start. A cycle that outlasts the interval is followed at once by the next. In
+// between it renews credentials, as the core goes on renewing the owner object.
 func (r *UltraSimpleReplicator) loop() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	renew := time.NewTicker(credentialsExpiryWindow / 2)
+	defer renew.Stop()
 	for {
 		select {
 		case <-r.ctx.Done():
 			return
+		case <-renew.C:
+			r.refreshCredentials()
+			continue
 		case <-timer.C:
 		}
 		if r.ctx.Err() != nil {

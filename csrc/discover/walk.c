@@ -45,7 +45,7 @@
 #include "../base/tree.h"
 
 #define LISTING_LEN ((size_t)64 * 1024)
-#define NAMES_LEN_MAX ((size_t)1 << 30)  /* of one directory; slots hold 32-bit offsets */
+#define NAMES_LEN_MAX ((size_t)1 << 28)  /* of one kind in one directory */
 #define NAMES_KEEP_LEN ((size_t)1 << 20) /* a longer list is given back after its directory */
 #define NAME_LEN_MAX US_PATTERN_FILE_NAME_LEN_MAX
 #define WAL_SUFFIX_LEN 4
@@ -410,8 +410,10 @@ static int list(struct walker *t)
 			/* The kernel aligns the records to 8 bytes. */
 			const struct dirent64 *entry = (const void *)(t->listing + at);
 			if (take_name(t, entry->d_name, entry->d_type, wants_files)) {
-				stop_nomem(t->walk);
-				return -1;
+				/* Whose tenant makes names without end stops nobody else. */
+				t->listing_failed = 1;
+				fail_directory_errno(t, ENOMEM, "list");
+				return is_stopped(t->walk) ? -1 : 0;
 			}
 			at += entry->d_reclen;
 		}

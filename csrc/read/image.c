@@ -254,11 +254,12 @@ static int32_t choose_parts(struct attempt *a, struct us_error *err)
 
 /* ------------------------------------------------------------- getting bytes */
 
-static int32_t wal_len_now(const struct attempt *a, uint64_t *ret_len, struct us_error *err)
+static int32_t len_now(const struct attempt *a, int fd, uint64_t *ret_len, struct us_error *err)
 {
 	struct stat st;
-	if (fstat(a->files.wal_fd, &st)) {
-		return us_fail_errno(err, errno, "cannot stat \"%s-wal\"", a->source->display);
+	if (fstat(fd, &st)) {
+		return us_fail_errno(err, errno, "cannot stat \"%s\" or its -wal",
+				     a->source->display);
 	}
 	*ret_len = (uint64_t)st.st_size;
 	return 0;
@@ -280,7 +281,7 @@ static int32_t scan_wal_file(struct attempt *a, struct us_error *err)
 	a->wal = (struct us_source){ .fd = a->files.wal_fd };
 	for (int round = 0; round < WAL_GROWTH_ROUNDS_MAX; round++) {
 		uint64_t len = 0;
-		int32_t rc = wal_len_now(a, &len, err);
+		int32_t rc = len_now(a, a->files.wal_fd, &len, err);
 		if (rc) {
 			return rc;
 		}
@@ -331,7 +332,7 @@ static int32_t read_wal_to_memory(struct attempt *a, size_t used, struct us_erro
 {
 	for (int round = 0; round < WAL_GROWTH_ROUNDS_MAX; round++) {
 		uint64_t len = 0;
-		int32_t rc = wal_len_now(a, &len, err);
+		int32_t rc = len_now(a, a->files.wal_fd, &len, err);
 		if (rc) {
 			return rc;
 		}
@@ -353,9 +354,8 @@ static int32_t read_wal_to_memory(struct attempt *a, size_t used, struct us_erro
 }
 
 /* The database in memory at 0; returns its length or US_E_*. */
-static int64_t read_db_to_memory(struct attempt *a, struct us_error *err)
+static int64_t read_db_to_memory(struct attempt *a, size_t len, struct us_error *err)
 {
-	size_t len = (size_t)a->files.db.len;
 	int32_t rc = grow_memory(a->reader, len, err);
 	if (rc) {
 		return rc;
@@ -363,11 +363,10 @@ static int64_t read_db_to_memory(struct attempt *a, struct us_error *err)
 	return us_read_at(a->files.db_fd, a->reader->memory, len, 0, a->source->display, err);
 }
 
-static int32_t spool_db(struct attempt *a, struct us_error *err)
+static int32_t spool_db(struct attempt *a, uint64_t len, struct us_error *err)
 {
-	int32_t rc = us_spool_copy(a->reader->spool_fd, a->files.db_fd, a->files.db.len,
-				   a->reader->chunk, CHUNK_LEN, a->source->display, &a->spool_db_fd,
-				   &a->db.len, err);
+	int32_t rc = us_spool_copy(a->reader->spool_fd, a->files.db_fd, len, a->reader->chunk,
+				   CHUNK_LEN, a->source->display, &a->spool_db_fd, &a->db.len, err);
 	a->db.fd = a->spool_db_fd;
 	return rc;
 }
@@ -400,18 +399,23 @@ static int32_t copy_wal(struct attempt *a, size_t used, struct us_error *err)
 static int32_t copy_parts(struct attempt *a, struct us_error *err)
 {
 	size_t used = 0;
-	int32_t rc = 0;
+	uint64_t len = 0;
+	/* The WAL covers the file of now; the stat may be older than its generation. */
+	int32_t rc = len_now(a, a->files.db_fd, &len, err);
+	if (rc) {
+		return rc;
+	}
 	a->db = (struct us_source){ .fd = -1 };
-	int in_memory = a->files.db.len <= a->reader->memory_len;
+	int in_memory = len <= a->reader->memory_len;
 	if (in_memory) {
-		int64_t n = read_db_to_memory(a, err);
+		int64_t n = read_db_to_memory(a, (size_t)len, err);
 		if (n < 0) {
 			return (int32_t)n;
 		}
 		a->db.len = (uint64_t)n;
 		used = ((size_t)n + 7) & ~(size_t)7;
 	} else {
-		rc = spool_db(a, err);
+		rc = spool_db(a, len, err);
 	}
 	if (!rc && a->use_wal) {
 		rc = copy_wal(a, used, err);

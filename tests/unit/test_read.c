@@ -904,6 +904,60 @@ static void test_wal_torn(void **state)
 	bytes_free(&whole);
 }
 
+static int opened;
+
+/* Between the stat of the database and the look at its WAL: a checkpoint makes the one
+ * longer, and the other begins anew. */
+static int grow_and_restart(void *arg, uint64_t device, uint64_t inode)
+{
+	sqlite3 *db = arg;
+	(void)device, (void)inode;
+	if (++opened == 2) {
+		assert_int_equal(sql(db, "PRAGMA wal_checkpoint(RESTART)"), SQLITE_OK);
+		assert_int_equal(sql(db, "UPDATE t SET b=1 WHERE id=1"), SQLITE_OK);
+	}
+	return 0;
+}
+
+static void test_wal_restarted_at_first_look(void **state)
+{
+	(void)state;
+	struct us_reader *const readers[] = { reader, small_reader };
+	for (size_t i = 0; i < 2; i++) {
+		(void)fresh(NULL);
+		sqlite3 *db = open_db("x.db");
+		fill(db, "WAL", 4096, i == 0 ? 10 : 3000);
+		(void)sql(db, "PRAGMA wal_autocheckpoint=0");
+		assert_int_equal(sql(db, "PRAGMA wal_checkpoint(TRUNCATE)"), SQLITE_OK);
+		assert_int_equal(sql(db, "INSERT INTO t(b) SELECT b FROM t"), SQLITE_OK);
+		settle();
+		struct stat st;
+		int prefix_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		assert_int_equal(stat(path_of("x.db"), &st), 0);
+		struct us_read_source source = { .prefix_fd = prefix_fd,
+						 .rel = "x.db",
+						 .display = "x.db",
+						 .inode = st.st_ino,
+						 .is_foreign = grow_and_restart,
+						 .arg = db };
+		struct us_image_sink sink = { image_begin, image_write, &image };
+		us_error_clear(&err);
+		opened = 0;
+		int32_t rc = us_read_image(readers[i], &source, &sink, &image.info, &err);
+		if (rc) {
+			fail_msg("%s", err.message);
+		}
+		assert_true(opened >= 2);
+		struct bytes b;
+		assert_int_equal(recover_copy("x.db", &b), SQLITE_OK);
+		expect_bytes(&b);
+		assert_true(b.len > (size_t)st.st_size);
+		bytes_free(&b);
+		(void)close(prefix_fd);
+		(void)sqlite3_close(db);
+	}
+}
+
 static struct bytes next_wal;
 
 static void restart_wal(void)
@@ -1451,6 +1505,7 @@ int main(void)
 		CASE(test_wal_that_is_none),
 		CASE(test_wal_torn),
 		CASE(test_wal_restarted),
+		CASE(test_wal_restarted_at_first_look),
 		CASE(test_wal_of_another),
 		CASE(test_wal_shrinks),
 		CASE(test_journal),

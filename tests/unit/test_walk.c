@@ -35,8 +35,24 @@ static _Atomic int fault_no_types;      /* every d_type is DT_UNKNOWN */
 static _Atomic int fault_listing_after; /* getdents64 number N fails, from 1 */
 static _Atomic int fault_listing_errno;
 static _Atomic int fault_no_openat2;
-static char fault_stat_name[64]; /* statx of this name fails */
+static ino_t fault_endless_inode; /* the listing of this directory never ends */
+static char fault_stat_name[64];  /* statx of this name fails */
 static _Atomic int fault_stat_errno;
+
+/* As many names of full length as LEN bytes hold. */
+static long list_endlessly(char *ret, long len)
+{
+	const long record_len = 280;
+	static long number;
+	long at = 0;
+	for (; at + record_len <= len; at += record_len) {
+		struct dirent64 *entry = (void *)(ret + at);
+		*entry = (struct dirent64){ .d_reclen = (unsigned short)record_len,
+					    .d_type = DT_REG };
+		(void)snprintf(entry->d_name, 256, "%0248ld.db-wal", number++);
+	}
+	return at;
+}
 
 long syscall(long number, ...);
 long syscall(long number, ...)
@@ -59,6 +75,12 @@ long syscall(long number, ...)
 		return -1;
 	}
 	long got = real(number, a, b, c, d, e, f);
+	if (number == SYS_getdents64 && got == 0 && fault_endless_inode) {
+		struct stat st;
+		if (fstat((int)a, &st) == 0 && st.st_ino == fault_endless_inode) {
+			return list_endlessly((char *)b, c);
+		}
+	}
 	if (number == SYS_getdents64 && fault_no_types) {
 		for (long at = 0; at < got;) {
 			struct dirent64 *entry = (void *)(b + at);
@@ -103,6 +125,7 @@ static int teardown(void **state)
 {
 	(void)state;
 	fault_no_types = fault_listing_after = fault_no_openat2 = fault_stat_errno = 0;
+	fault_endless_inode = 0;
 	return nftw(root, remove_one, 64, FTW_DEPTH | FTW_PHYS);
 }
 
@@ -578,6 +601,35 @@ static void test_listing_fails(void **state)
 	}
 }
 
+/* More names than are kept: a failure of that directory, and of no other. */
+static void test_too_many_names(void **state)
+{
+	(void)state;
+	make(at("t/a.db"), 1);
+	make(at("t/a.db-wal"), 5);
+	make(at("u/b.db"), 1);
+	make(at("v/c.db"), 1);
+	fault_endless_inode = (ino_t)stat_of(at("t")).inode;
+	struct seen *s = seen_new();
+	int32_t rc = walk(s, "*/*.db", 1, NULL);
+	if (rc) {
+		fail_msg("%s", s->err.message);
+	}
+	assert_int_equal(s->count, 3);
+	assert_non_null(find(s, "u/b.db"));
+	assert_non_null(find(s, "v/c.db"));
+	assert_non_null(find(s, "t/a.db"));
+	assert_int_equal(find(s, "t/a.db")->wal.len, 5);
+	assert_int_equal(s->failure_count, 1);
+	assert_int_equal(strncmp(s->failures[0], "t: cannot list directory", 24), 0);
+	assert_int_equal(s->failure_errno[0], ENOMEM);
+	seen_free(s);
+	/* Of the prefix it is the end of the walk. */
+	s = seen_new();
+	assert_int_equal(walk(s, "t/*.db", 1, NULL), US_E_NOMEM);
+	seen_free(s);
+}
+
 static void test_stat_fails(void **state)
 {
 	(void)state;
@@ -760,6 +812,7 @@ int main(void)
 		WALK_TEST(test_long_paths),
 		WALK_TEST(test_unreadable),
 		WALK_TEST(test_listing_fails),
+		WALK_TEST(test_too_many_names),
 		WALK_TEST(test_stat_fails),
 		WALK_TEST(test_other_device),
 		WALK_TEST(test_cancel),

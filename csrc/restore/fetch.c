@@ -6,6 +6,10 @@
  * bounded by LZ4's ratio (at most 255 bytes out of one), so a frame that promises
  * a terabyte is refused at its header.
  *
+ * A small object that turns out to be bad is taken to its end: only if it is as long as it
+ * was listed is it the object that is bad, and an older one worth looking for. Else
+ * something on the way gave an answer of its own.
+ *
  * A large object comes in parts, PARTS_MAX at a time, through the store's pool:
  * memory is PARTS_MAX parts whatever its size. A part that fails for the
  * network's sake is asked for again, up to PART_TRIES_MAX times.
@@ -52,7 +56,9 @@ struct us_fetch {
 	struct us_decoder *decoder;
 	const char *shown;
 	int fd;
-	off_t off; /* of what comes next */
+	off_t off;                      /* of what comes next */
+	uint64_t object_len, taken_len; /* as listed, and as it comes */
+	struct us_error bad;            /* what is wrong with it; code 0: nothing yet */
 	size_t header_len;
 	uint8_t header[HEADER_LEN];
 };
@@ -164,6 +170,9 @@ int32_t us_fetch_begin(struct us_fetch *f, uint64_t object_len, int fd, const ch
 	f->shown = shown;
 	f->fd = fd;
 	f->off = 0;
+	f->object_len = object_len;
+	f->taken_len = 0;
+	f->bad = (struct us_error)US_ERROR_INIT;
 	f->header_len = 0;
 	us_decoder_reset(f->decoder, f, image_len_max);
 	return 0;
@@ -191,7 +200,50 @@ uint64_t us_fetch_part_len(uint64_t memory_len)
 
 static int32_t take_object(void *arg, const uint8_t *data, size_t data_len, struct us_error *err)
 {
-	return us_fetch_feed(arg, data, data_len, err);
+	struct us_fetch *f = arg;
+	f->taken_len += data_len;
+	if (!f->bad.code) {
+		int32_t rc = us_fetch_feed(f, data, data_len, &f->bad);
+		if (rc != US_E_OBJECT || f->object_len >= US_FETCH_PARTS_LEN_MIN) {
+			if (rc && err) {
+				*err = f->bad;
+			}
+			return rc;
+		}
+	}
+	return f->taken_len > f->object_len ? us_fail(err, US_E_BUSY, "it is longer than listed")
+					    : us_check_cancel(f->cancel, err);
+}
+
+static int32_t fail_length(const struct us_choice *choice, struct us_error *err)
+{
+	char shown[US_ESCAPE_SHOW_LEN];
+	return us_fail(err, US_E_BUSY,
+		       "backup \"%s\" came with another length than the %llu bytes listed",
+		       us_escape_show(choice->key, strlen(choice->key), shown),
+		       (unsigned long long)choice->object_len);
+}
+
+/* The whole object in one answer. */
+static int32_t download_whole(struct us_fetch *f, const struct us_origin *o,
+			      const struct us_choice *choice, uint64_t *ret_len,
+			      struct us_trailer *ret_trailer, struct us_error *err)
+{
+	int32_t rc = o->store->ops->get(o->store, choice->key, 0, UINT64_MAX, take_object, f,
+					ret_len, err);
+	if (rc) {
+		return rc == US_E_BUSY ? fail_length(choice, err) : rc;
+	}
+	if (!f->bad.code) {
+		(void)us_fetch_end(f, ret_trailer, &f->bad); /* its code is there */
+	}
+	if (f->bad.code == US_E_OBJECT && f->taken_len != f->object_len) {
+		return fail_length(choice, err);
+	}
+	if (f->bad.code && err) {
+		*err = f->bad;
+	}
+	return f->bad.code;
 }
 
 uint64_t us_fetch_request_count(uint64_t object_len, uint64_t part_len)
@@ -330,13 +382,11 @@ static int32_t download(struct us_fetch *f, const struct us_origin *o,
 			struct us_trailer *ret_trailer, uint64_t *ret_len, struct us_error *err)
 {
 	int32_t rc = us_fetch_begin(f, choice->object_len, fd, shown, o->cancel, err);
-	if (!rc && in_parts) {
-		*ret_len = choice->object_len;
-		rc = download_parts(f, o, choice, err);
-	} else if (!rc) {
-		rc = o->store->ops->get(o->store, choice->key, 0, UINT64_MAX, take_object, f,
-					ret_len, err);
+	if (rc || !in_parts) {
+		return rc ? rc : download_whole(f, o, choice, ret_len, ret_trailer, err);
 	}
+	*ret_len = choice->object_len;
+	rc = download_parts(f, o, choice, err);
 	return rc ? rc : us_fetch_end(f, ret_trailer, err);
 }
 

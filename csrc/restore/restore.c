@@ -114,7 +114,8 @@ static int32_t download(struct restore *r, struct us_error *err)
 		struct us_choice again;
 		struct us_error other = US_ERROR_INIT;
 		int32_t rc = fetch_and_check(r, err);
-		if (rc ? !is_bad_object(rc) && rc != US_E_NOTFOUND : is_in_time(r)) {
+		if (rc ? !is_bad_object(rc) && rc != US_E_NOTFOUND && rc != US_E_BUSY
+		       : is_in_time(r)) {
 			return rc;
 		}
 		int32_t again_rc = us_choose(&r->origin, r->options->timestamp_ns, &again, &other);

@@ -415,3 +415,285 @@ func (f *networkFleet) suffer(kind faultKind) {
 	}
 	f.t.Logf("%s: %.1f s, %+v", kind, time.Since(start).Seconds(), f.usage())
 }
+
+// inspectedThrough is a small fleet in the bucket, two new objects and three old ones of
+// each database, and commands that reach it through a proxy.
+type inspectedThrough struct {
+	t      testing.TB
+	s      *s3server
+	p      *proxy
+	prefix string
+	root   string
+	paths  []string
+	gone   string // the path of a database that is in the bucket only
+	config string
+	want   map[string]lost
+	keys   map[string]bool // what must stay, whatever is said
+}
+
+const oldObjects = 3
+
+func newInspectedThrough(t testing.TB, s *s3server, prefix string) *inspectedThrough {
+	t.Helper()
+	f := &inspectedThrough{t: t, s: s, p: startProxy(t, s.hostPort(), nil), prefix: prefix, root: filepath.Join(t.TempDir(), "data"), want: map[string]lost{}}
+	f.paths = makeFleet(t, f.root, 6)
+	f.gone = filepath.Join(filepath.Dir(f.paths[0]), "gone.db")
+	target := strings.Replace(s.target(f.p.url()), seedTemplate, prefix+"/"+seedTemplate, 1)
+	c := settings{pattern: seedPattern(f.root), target: target, keys: []string{"state_dir: " + t.TempDir(), "snapshot_window: 0s"}}
+	f.config = c.write(t, 0)
+	once(t, c)
+	for _, p := range f.paths {
+		change(t, p)
+	}
+	once(t, c)
+	f.keys = f.all()
+	if len(f.keys) != 2*len(f.paths) {
+		t.Fatalf("%d objects of %d databases", len(f.keys), len(f.paths))
+	}
+	for _, p := range f.paths {
+		f.want[p] = remember(t, p)
+	}
+	return f
+}
+
+func (f *inspectedThrough) key(path string) string { return f.prefix + "/" + keyOf(f.root, path) }
+
+// putOld puts back the old objects, and the database that is gone.
+func (f *inspectedThrough) putOld() {
+	f.t.Helper()
+	image := smallImage(f.t, "old")
+	for i := range oldObjects {
+		at := time.Date(2020, 1, 1+i, 0, 0, 0, 0, time.UTC)
+		for _, p := range f.paths {
+			f.s.put(f.key(p)+"/"+objectAt(at), forge(p, image, at))
+		}
+		if i < 2 {
+			f.s.put(f.key(f.gone)+"/"+objectAt(at), forge(f.gone, image, at))
+		}
+	}
+}
+
+// all returns the keys in the bucket that are this fleet's.
+func (f *inspectedThrough) all() map[string]bool {
+	f.t.Helper()
+	out := map[string]bool{}
+	for k := range allKeys(f.t, filepath.Join(f.s.dir(), f.prefix)) {
+		out[f.prefix+"/"+k] = true
+	}
+	return out
+}
+
+// surplus returns how many old objects there are.
+func (f *inspectedThrough) surplus() (n int) {
+	f.t.Helper()
+	for _, p := range f.paths {
+		n += len(objects(f.t, f.s.dir(), f.key(p))) - 2
+	}
+	return n
+}
+
+// kept wants that the newest two of each database are there.
+func (f *inspectedThrough) kept(what string) {
+	f.t.Helper()
+	now := f.all()
+	for k := range f.keys {
+		if !now[k] {
+			f.t.Errorf("%s: %s was deleted", what, k)
+		}
+	}
+}
+
+// failedCleanly wants an error that says something, and no secret.
+func (f *inspectedThrough) failedCleanly(what string, r result) {
+	f.t.Helper()
+	if r.code != 1 || strings.TrimSpace(r.stderr) == "" && !strings.Contains(r.stdout, `"error"`) || strings.Contains(r.all(), "panic:") {
+		f.t.Errorf("%s: exit %d\n%s\n%s", what, r.code, r.stdout, r.stderr)
+	}
+	if strings.Contains(r.all(), secretKey) || strings.Contains(r.all(), "Signature=") {
+		f.t.Errorf("%s: a secret is in the output", what)
+	}
+}
+
+func isList(r *http.Request) bool { return r.URL.Query().Has("list-type") }
+func isRemoval(r *http.Request) bool {
+	return r.Method == http.MethodDelete || r.URL.Query().Has("delete")
+}
+
+// isNew: GET of one of a database's newest objects, but not of what is not one.
+func isNew(r *http.Request) bool {
+	return r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, ".db.lz4") && !strings.Contains(r.URL.Path, "/2020")
+}
+
+func (f *inspectedThrough) list(what string) {
+	f.t.Helper()
+	a := multiDB(f.t, f.config, "list")
+	if a.code != 0 {
+		f.failedCleanly(what, a.result)
+		if a.summary != nil {
+			f.t.Errorf("%s: failed, and has a summary: %v", what, a.summary)
+		}
+		return
+	}
+	if len(a.by("ok")) != len(f.paths) || a.num("backups") != len(f.all()) {
+		f.t.Errorf("%s: %v\n%s", what, a.summary, a.stdout)
+	}
+}
+
+func (f *inspectedThrough) restoreOne(what string) {
+	f.t.Helper()
+	dir := f.t.TempDir()
+	out := filepath.Join(dir, "out.db")
+	r := tryRestore(f.t, f.config, f.paths[1], out)
+	visible, hidden := tree(dir)
+	if r.code != 0 {
+		f.failedCleanly(what, r)
+		if len(visible)+len(hidden) != 0 {
+			f.t.Errorf("%s: failed, and left %q %q", what, visible, hidden)
+		}
+	} else if err := f.want[f.paths[1]].isBack(out); err != nil || len(visible)+len(hidden) != 1 {
+		f.t.Errorf("%s: %v, %q %q", what, err, visible, hidden)
+	}
+}
+
+// restoreAll may fall back to an older backup where the newest one is damaged. None is.
+func (f *inspectedThrough) restoreAll(what string) {
+	f.t.Helper()
+	dir := f.t.TempDir()
+	a := multiDB(f.t, f.config, "restore", "-fallback", "-match", "*/t0*", "-output-dir", dir)
+	visible, hidden := tree(dir)
+	if a.code != 0 {
+		f.failedCleanly(what, a.result)
+	} else if len(visible) != len(f.paths) {
+		f.t.Errorf("%s: exit 0 with %d of %d databases", what, len(visible), len(f.paths))
+	}
+	if len(hidden) != 0 || a.summary != nil && a.num("restored") != len(visible) {
+		f.t.Errorf("%s: %d files, %q, %v", what, len(visible), hidden, a.summary)
+	}
+	for _, p := range visible {
+		from := f.root + strings.TrimPrefix(p, dir)
+		if err := f.want[from].isBack(p); err != nil {
+			f.t.Errorf("%s: %q: %v\n%s", what, p, err, a.stdout)
+		}
+	}
+}
+
+// verify has nothing to find.
+func (f *inspectedThrough) verify(what string) {
+	f.t.Helper()
+	a := multiDB(f.t, f.config, "verify", "-all")
+	if a.code != 0 {
+		f.failedCleanly(what, a.result)
+	} else if a.num("databases") != len(f.paths)+1 || a.num("failed") != 0 {
+		f.t.Errorf("%s: exit 0 with %v", what, a.summary)
+	}
+	for _, r := range a.rows {
+		if strings.Contains(r.Error, "damaged") || strings.Contains(r.Error, "integrity") {
+			f.t.Errorf("%s: a good backup passes for a bad one: %s", what, r.Error)
+		}
+	}
+}
+
+// sweep enforces retention. Whatever it was told, nothing is uploaded, and nothing missed.
+func (f *inspectedThrough) sweep(what string) {
+	f.t.Helper()
+	puts := func() (n int) {
+		reqs, _ := f.s.requests(0)
+		for _, r := range reqs {
+			if r.op == "s3_PutObject" && strings.HasPrefix(r.uri, "/"+bucket+"/"+f.prefix+"/") {
+				n++
+			}
+		}
+		return n
+	}
+	before := puts()
+	r := litestream(f.t, []string{"replicate", "-once", "-enforce-retention", "-config", f.config})
+	n := f.surplus()
+	if r.code != 0 {
+		f.failedCleanly(what, r)
+	} else if n != 0 && !strings.Contains(r.all(), "old backups cannot be removed") {
+		f.t.Errorf("%s: exit 0, and %d old objects are left\n%s", what, n, r.all())
+	}
+	if n := puts() - before; n != 0 {
+		f.t.Errorf("%s: %d uploads, as if backups were missing", what, n)
+	}
+	f.kept(what)
+}
+
+func (f *inspectedThrough) purge(what string) {
+	f.t.Helper()
+	before := f.all()
+	a := multiDB(f.t, f.config, "purge", "-confirm", "2", f.gone)
+	left := len(objects(f.t, f.s.dir(), f.key(f.gone)))
+	if a.code != 0 {
+		f.failedCleanly(what, a.result)
+	} else if left != 0 {
+		f.t.Errorf("%s: exit 0 with %d objects left", what, left)
+	}
+	if a.summary != nil && a.num("removed") > 2-left {
+		f.t.Errorf("%s: %d objects left, %v", what, left, a.summary)
+	}
+	if n := len(f.all()) + 2 - left; n != len(before) {
+		f.t.Errorf("%s: %d objects before, %d of others after", what, len(before), n)
+	}
+}
+
+// lastingFaults are those after which a GET is not worth another try. (The others are
+// tried again for so long that they may be suffered by a part of the requests only.)
+var lastingFaults = []faultKind{
+	faultOKError, faultOKPage, faultOKEmpty, faultGzip, faultEndlessBody, faultRedirect301, faultRedirect307,
+	faultLengthShort, faultDenied, faultExpired, faultInvalidKey, faultSkewed,
+}
+
+// Every kind of fault under the commands that read and delete: what they say they have
+// done is done, and right; nothing is deleted, and no backup passes for damaged, because
+// of an answer that is none.
+func Test32Commands(t *testing.T) {
+	t.Parallel()
+	s := startS3(t)
+	const groups = 7
+	for g := range groups {
+		t.Run(fmt.Sprint("fleet", g), func(t *testing.T) {
+			t.Parallel()
+			f := newInspectedThrough(t, s, fmt.Sprint("commands", g))
+			for i, kind := range allFaults {
+				if i%groups == g && !slices.Contains(slowFaults, kind) {
+					f.suffer(kind)
+				}
+			}
+			f.putOld()
+			f.sweep("afterwards")
+			if n := f.surplus(); n != 0 {
+				t.Errorf("%d old objects after a sweep without faults", n)
+			}
+			if n := f.p.strayed.Load(); n != 0 {
+				t.Errorf("%d requests followed a redirect to another host", n)
+			}
+			t.Log(f.p.tally())
+		})
+	}
+}
+
+func (f *inspectedThrough) suffer(kind faultKind) {
+	f.t.Helper()
+	before := f.p.suffered()[kind]
+	under := func(aimed func(*http.Request) bool, probability float64, what string, command func(string)) {
+		f.p.chaosFor(aimed, 3, probability, kind)
+		command(string(kind) + ": " + what)
+		f.p.calm()
+	}
+	few := 0.25
+	if slices.Contains(lastingFaults, kind) {
+		few = 1
+	}
+	f.putOld()
+	under(isList, 1, "list", f.list)
+	under(nil, 0.5, "restore", f.restoreOne)
+	under(isNew, few, "multi-db restore", f.restoreAll)
+	under(isNew, 0.25, "verify", f.verify)
+	under(isList, 1, "sweep, of listings", f.sweep)
+	under(isRemoval, 1, "sweep, of deletions", f.sweep)
+	under(isRemoval, 1, "purge", f.purge)
+	if f.p.suffered()[kind] == before {
+		f.t.Errorf("%s: no request has suffered it: the test shows nothing", kind)
+	}
+}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A small file that several processes take turns to write: its version is the SHA-256 of
- * its content. Whoever writes holds an open-file-description lock on `lock` beside it from
+ * its content. Whoever writes holds an open-file-description lock on `lock-owner` beside it from
  * the comparison to the rename; over NFS that lock holds between hosts, too. Nobody keeps
  * it longer than that, so it is waited for LOCK_TRIES times only: one that is stopped at
  * that moment must not stop the others for good.
@@ -23,6 +23,7 @@
 #define LOCK_TRIES 50
 #define LOCK_WAIT_NS (20 * US_NS_PER_MS)
 #define TMP_NAME "version"
+#define LOCK_NAME "lock-owner" /* not "lock": a state directory may be the same one */
 #define DIR_LEN_MAX 64
 
 _Static_assert(2 * SHA256_DIGEST_LENGTH <= US_STORE_TAG_LEN_MAX, "a tag holds the hash");
@@ -82,7 +83,7 @@ int32_t us_file_read_version(int root_fd, const char *key, uint8_t *ret_data, si
 
 static int take_lock(int dir_fd)
 {
-	int fd = openat(dir_fd, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+	int fd = openat(dir_fd, LOCK_NAME, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
 			0600);
 	for (int tries = 0; fd >= 0; tries++) {
 		struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
@@ -156,7 +157,8 @@ int32_t us_file_write_version(int root_fd, int tmp_fd, const char *key, const ch
 	int32_t rc = 0;
 	int lock_fd = take_lock(dir_fd);
 	if (lock_fd < 0) {
-		rc = us_fail_errno(err, errno, "PUT \"%s\": cannot lock \"%s/lock\"", key, dir);
+		rc = us_fail_errno(err, errno, "PUT \"%s\": cannot lock \"%s/" LOCK_NAME "\"", key,
+				   dir);
 		goto out;
 	}
 	rc = tag ? compare(root_fd, key, tag, err) : 0;

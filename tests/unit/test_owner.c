@@ -924,6 +924,16 @@ static void test_cannot_be_asked(void **state)
 	assert_int_equal(cycle(first).uploaded, 1);
 }
 
+/* The state directory may be called as the one of the owner objects is. */
+static void test_state_beside(void **state)
+{
+	(void)state;
+	change("a");
+	first = open_with("target/.litestream-multi-db", "b/{{name}}", 0);
+	assert_ours(first, 0);
+	assert_int_equal(cycle(first).uploaded, 1);
+}
+
 static void test_arguments(void **state)
 {
 	(void)state;
@@ -961,6 +971,7 @@ int main(void)
 		TEST(no_conditions),
 		TEST(cost),
 		TEST(takeover_is_kept),
+		TEST(state_beside),
 		TEST(arguments),
 		TEST(cannot_be_asked),
 #undef TEST

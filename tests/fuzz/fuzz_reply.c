@@ -95,6 +95,7 @@ static void check_fields(const struct us_s3_reply *r)
 	require(r->range_first < 0 ? r->range_first == -1 && r->range_last == -1
 				   : r->range_last >= r->range_first);
 	require(r->has_etag || r->etag[0] == '\0');
+	require(!r->has_head || r->status >= 200);
 }
 
 static void check_failure(int32_t rc, const struct us_s3_reply *reply,
@@ -117,8 +118,9 @@ static void check_answer(const struct us_s3_reply *reply, const struct us_s3_req
 	int is_error =
 		reply->body.len > 0 && us_s3_xml_error(reply->body.data, reply->body.len, &doc);
 	rc = us_s3_reply_check_put(reply, &endpoint, request, &err);
+	int has_id_alone = reply->body.len == 0 && reply->request_id[0] != '\0';
 	require((rc == 0) ==
-		(reply->status == 200 && !is_error && (reply->body.len == 0 || reply->has_etag)));
+		(reply->status == 200 && (has_id_alone || (reply->has_etag && !is_error))));
 	if (rc) {
 		check_failure(rc, reply, request, 0, &err);
 	}

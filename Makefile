@@ -4,6 +4,7 @@
 #   make demo     a fleet, replicated and restored before your eyes
 #   make test     everything CI runs; make check is the quick part
 #   make bench    tests/bench
+#   make torture  tenants and replicator killed at random: SEED, DURATION, WRITERS, DATABASES
 #   make fuzz     every fuzz target for ten minutes; or DURATION=30s SEED=1 TARGET=fuzz_wal
 #   make clean
 #
@@ -194,6 +195,9 @@ check: deps-test all
 
 bench: deps-test all
 	tests/bench/run.sh
+
+torture: deps-test all
+	SEED='$(SEED)' DURATION='$(DURATION)' WRITERS='$(WRITERS)' DATABASES='$(DATABASES)' tests/run.sh torture
 
 fuzz: deps-test all
 	tests/fuzz/run.sh

@@ -170,6 +170,13 @@ t_e2e() {
 	go test -v -count=1 -timeout 30m ./tests/e2e/...
 }
 
+# Tenants and replicator killed at random, every object audited (docs/HACKING.md). What
+# e2e runs for half a minute, for DURATION.
+t_torture() {
+	ensure_versitygw
+	go test -v -count=1 -timeout 0 -run '^TestTorture$' ./tests/e2e/
+}
+
 # ------------------------------------------------------------------- contracts
 
 # is_hardened FILE: loaded anywhere, nothing writable once it is linked, no code on the stack.
@@ -291,7 +298,7 @@ names() {
 	esac
 }
 
-KNOWN=" c_unit asan tsan valgrind clang optimize analyze fuzz fault go cgocheck upstream e2e abi abi_baseline lint "
+KNOWN=" c_unit asan tsan valgrind clang optimize analyze fuzz fault go cgocheck upstream e2e torture abi abi_baseline lint "
 
 main() {
 	local name step

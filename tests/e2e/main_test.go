@@ -8,7 +8,8 @@
 // in other processes), fleet_test (making and comparing databases), tasks_test (the
 // multi-db commands, forged objects, fleets that are lost and restored), fakes3_test
 // (an S3 server that lies), and one pNN file per numbered point of an issue: p01 to
-// p14 of the one on backups, p21 to p29 of the one on fleet restore and retention.
+// p14 of the one on backups, p21 to p29 of the one on fleet restore and retention, p31
+// (torture) and on of the one on proof.
 //
 // Sizes can be raised from the environment: FLEET_COUNT (2000), BUSY_COMMITS (400), KILLS (40), LARGE_MB
 // (200), ENDLESS_PAGES (300); BYTE_STEP (8) lowered to 1 tries every byte with

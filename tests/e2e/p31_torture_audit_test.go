@@ -204,14 +204,12 @@ func (b *book) committed() map[int64]bool {
 
 // state is what an image says of itself, and was found to be.
 type state struct {
-	slot           int
-	gen, n, chain  int64
-	label          string
-	snapshot       int64 // ns
-	rollback       bool  // by its header
-	mode           os.FileMode
-	digest, shape  int64
-	rowsN, bytesIn int64
+	slot          int
+	gen, n, chain int64
+	digest, shape int64
+	label         string
+	snapshot      int64 // ns
+	rollback      bool  // by its header
 }
 
 // arrival is one object that a replicator has sent, in one moment.

@@ -25,7 +25,7 @@ import (
 // any moment; a server that fails and is killed. Every object that is ever sent is
 // held against what the tenants committed when.
 //
-// SEED (1), DURATION (a short run of 30 s), WRITERS (processes), DATABASES. What each
+// SEED (1), DURATION (25s: the short run), WRITERS (processes), DATABASES. What each
 // database is used for is in tenantKinds, how an image proves itself in
 // p31_torture_writer_test.go, and what is demanded:
 //
@@ -44,15 +44,17 @@ func TestTorture(t *testing.T) {
 	m := newTorture(t)
 	m.begin()
 	end := time.Now().Add(m.duration)
-	for i := 0; time.Now().Before(end); i++ {
-		m.phase(tormentOf(i), min(m.phaseLen, time.Until(end)))
-		m.t.Logf("%v to go: %s", time.Until(end).Round(time.Second), m.totals())
-		if m.failed() {
-			break
+	for i := 0; time.Now().Before(end) && !m.failed(); i++ {
+		m.phase(torments[i%len(torments)], min(m.phaseLen, time.Until(end)))
+		if m.isLong {
+			say("%v to go: %s", max(0, time.Until(end).Round(time.Second)), m.totals())
 		}
 	}
 	m.finish()
 }
+
+// say prints what tests/run.sh shows.
+func say(format string, args ...any) { fmt.Printf("torture: "+format+"\n", args...) }
 
 // torment is what a phase is like.
 type torment struct {
@@ -77,8 +79,6 @@ var torments = []torment{
 	{file: true, window: "3s"},
 	{window: "3s", faults: 0.05, kinds: allFaults, outages: true, memory: "16MB"},
 }
-
-func tormentOf(i int) torment { return torments[i%len(torments)] }
 
 const (
 	retentionShort = 15 * time.Second // of what is deleted between two lives of the replicator
@@ -131,7 +131,7 @@ func (s *strangers) see(dir, name string, _ uint32) {
 
 func newTorture(t *testing.T) *torture {
 	t.Helper()
-	m := &torture{t: t, seed: uint64(envInt("SEED", 1)), duration: 28 * time.Second, phaseLen: 2 * time.Second, stopTenants: make(chan struct{})}
+	m := &torture{t: t, seed: uint64(envInt("SEED", 1)), duration: 25 * time.Second, phaseLen: 2 * time.Second, stopTenants: make(chan struct{})}
 	writers, databases := 5, len(tenantKinds)
 	if d := os.Getenv("DURATION"); d != "" {
 		m.duration = must1[time.Duration](t)(time.ParseDuration(d))
@@ -143,15 +143,14 @@ func newTorture(t *testing.T) *torture {
 	m.dice = rand.New(rand.NewPCG(m.seed, 0))
 	m.dir = must1[string](t)(os.MkdirTemp("", "torture-"))
 	m.root = filepath.Join(m.dir, "data")
-	for _, d := range []string{"data", "side", "logs", "s3/root/" + bucket, "file", "evidence", "restored"} {
+	for _, d := range []string{"data", "side", "logs", "s3", "file", "evidence", "restored"} {
 		must(t, os.MkdirAll(filepath.Join(m.dir, d), 0o755))
 	}
 	m.ledger = newLedger(databases)
 	m.deal(writers, databases)
 	m.auditor = newAuditor(t, m.ledger, filepath.Join(m.dir, "evidence"), m.paths)
 	m.port = freePort(t)
-	m.server = &s3server{t: t, port: freePort(t), root: filepath.Join(m.dir, "s3/root"), log: filepath.Join(m.dir, "s3/access.log")}
-	t.Logf("seed %d, %v, %d writers, %d databases, in %s", m.seed, m.duration, writers, databases, m.dir)
+	say("seed %d, %v, %d writers, %d databases, in %s", m.seed, m.duration, writers, databases, m.dir)
 	return m
 }
 
@@ -191,8 +190,7 @@ func (m *torture) deal(writers, databases int) {
 
 func (m *torture) begin() {
 	t := m.t
-	m.server.start()
-	t.Cleanup(m.server.kill)
+	m.server = startS3In(t, filepath.Join(m.dir, "s3"))
 	slots := map[string]int{}
 	dirs := map[string]bool{}
 	for i, p := range m.paths {
@@ -327,7 +325,7 @@ func (m *torture) shelf(file bool) *shelf {
 
 // settings are those of a torment; the state is the target's.
 func (m *torture) settings(c torment, endpoint string) settings {
-	s := settings{pattern: seedPattern(m.root), interval: "1s", top: []string{"shutdown-sync-timeout: 5s"}}
+	s := settings{pattern: seedPattern(m.root), interval: "1s", top: []string{"shutdown-sync-timeout: 25s"}}
 	s.keys = []string{"snapshot_window: " + c.window, fmt.Sprintf("retention: %v", retentionShort)}
 	if c.memory != "" {
 		s.keys = append(s.keys, "memory_limit: "+c.memory)
@@ -652,37 +650,41 @@ func (m *torture) totals() string {
 
 func (m *torture) report() {
 	t, a := m.t, m.auditor
-	t.Logf("seed %d, %v, %d writers, %d databases", m.seed, m.duration, len(m.tenants), len(m.paths))
-	t.Log(m.totals())
+	say("seed %d, %v, %d writers, %d databases", m.seed, m.duration, len(m.tenants), len(m.paths))
+	say("%s", m.totals())
 	var labels []string
 	for _, l := range slices.Sorted(maps.Keys(a.labels)) {
 		labels = append(labels, fmt.Sprint(l, " ", a.labels[l]))
 	}
-	t.Logf("distinct images by journal mode: %s", strings.Join(labels, ", "))
-	t.Logf("%d decoded by the lz4 program, too; %d restored on the way; %d images of commits that a kill had left in the WAL and another process then undid; snapshot times at most %v later than the state; %d objects of the file target not seen",
-		a.decoded, m.restored, m.undone, time.Duration(a.ahead), m.file.missed.Load())
-	t.Log(m.proxy.tally())
+	say("distinct images by journal mode: %s", strings.Join(labels, ", "))
+	say("%d decoded by the lz4 program, too; %d restored on the way; snapshot times at most %v later than the state", a.decoded, m.restored, time.Duration(a.ahead))
+	say("%d images of commits that a kill had left in the WAL and another process then wrote over; %d objects of the file target not seen", m.undone, m.file.missed.Load())
+	say("%s", m.proxy.tally())
+	complain := func(format string, args ...any) {
+		say(format, args...)
+		t.Errorf(format, args...)
+	}
 	for what, list := range map[string][]string{
 		"torn": a.torn, "lost": a.lost, "stale": a.stale, "going back": a.back,
 		"the tenants themselves": m.ledger.unstable, "not of SQLite, beside a database": m.names,
 	} {
 		for _, s := range list[:min(20, len(list))] {
-			t.Errorf("%s: %s", what, s)
+			complain("%s: %s", what, s)
 		}
 	}
 	for _, kind := range tenantKinds {
 		for _, mode := range kind.modes {
 			label := (&tenant{tenantKind: kind, mode: mode}).label()
 			if m.isLong && a.labels[label] == 0 {
-				t.Errorf("no image of mode %s was audited", label)
+				complain("no image of mode %s was audited", label)
 			}
 		}
 	}
 	if n := m.neighbor.lost.Load() + m.file.watch.lost.Load(); n > 0 {
-		t.Errorf("the kernel's queue of file events was full %d times", n)
+		complain("the kernel's queue of file events was full %d times", n)
 	}
 	if t.Failed() {
-		t.Errorf("evidence is in %s; again: make torture SEED=%d DURATION=%v WRITERS=%d DATABASES=%d", m.dir, m.seed, m.duration, len(m.tenants), len(m.paths))
+		complain("evidence is in %s; again: make torture SEED=%d DURATION=%v WRITERS=%d DATABASES=%d", m.dir, m.seed, m.duration, len(m.tenants), len(m.paths))
 		return
 	}
 	must(t, os.RemoveAll(m.dir))

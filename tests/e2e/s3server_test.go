@@ -41,7 +41,11 @@ type s3server struct {
 
 func startS3(t testing.TB) *s3server {
 	t.Helper()
-	dir := t.TempDir()
+	return startS3In(t, t.TempDir())
+}
+
+func startS3In(t testing.TB, dir string) *s3server {
+	t.Helper()
 	s := &s3server{t: t, keys: [2]string{accessKey, secretKey}, port: freePort(t), root: filepath.Join(dir, "root"), log: filepath.Join(dir, "access.log")}
 	must(t, os.MkdirAll(filepath.Join(s.root, bucket), 0o755))
 	s.start()

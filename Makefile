@@ -5,6 +5,7 @@
 #   make test     everything CI runs; make check is the quick part
 #   make bench    tests/bench
 #   make fuzz     every fuzz target for ten minutes; or DURATION=30s SEED=1 TARGET=fuzz_wal
+#   make coverage how much of csrc/ all tests execute; V=1 for each line they do not
 #   make clean
 #
 # Variables: WERROR=1 makes warnings errors. OUT, EXTRA_CFLAGS and EXTRA_LDFLAGS
@@ -182,7 +183,7 @@ build/litestream.stamp: | deps
 
 # ---------------------------------------------------------------------- tests
 
-.PHONY: demo test check bench fuzz clean
+.PHONY: demo test check bench coverage fuzz clean
 demo: all
 	tests/demo.sh
 
@@ -194,6 +195,9 @@ check: deps-test all
 
 bench: deps-test all
 	tests/bench/run.sh
+
+coverage: deps-test all
+	tests/coverage/run.sh
 
 fuzz: deps-test all
 	tests/fuzz/run.sh

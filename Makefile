@@ -6,6 +6,7 @@
 #   make bench    tests/bench
 #   make torture  tenants and replicator killed at random: SEED, DURATION, WRITERS, DATABASES
 #   make fuzz     every fuzz target for ten minutes; or DURATION=30s SEED=1 TARGET=fuzz_wal
+#   make coverage how much of csrc/ all tests execute; V=1 for each line they do not
 #   make clean
 #
 # Variables: WERROR=1 makes warnings errors. OUT, EXTRA_CFLAGS and EXTRA_LDFLAGS
@@ -183,7 +184,7 @@ build/litestream.stamp: | deps
 
 # ---------------------------------------------------------------------- tests
 
-.PHONY: demo test check bench fuzz clean
+.PHONY: demo test check bench coverage fuzz clean
 demo: all
 	tests/demo.sh
 
@@ -198,6 +199,9 @@ bench: deps-test all
 
 torture: deps-test all
 	SEED='$(SEED)' DURATION='$(DURATION)' WRITERS='$(WRITERS)' DATABASES='$(DATABASES)' tests/run.sh torture
+
+coverage: deps-test all
+	tests/coverage/run.sh
 
 fuzz: deps-test all
 	tests/fuzz/run.sh

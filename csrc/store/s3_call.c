@@ -210,11 +210,11 @@ static int32_t drive(struct us_s3_call *call, CURLcode *ret_result)
 	}
 }
 
-static CURLcode set_options(struct us_s3_call *call)
+static int set_options(struct us_s3_call *call)
 {
 	CURL *easy = call->transfer.easy;
-	CURLcode rc = CURLE_OK;
-#define SET(option, value) rc = rc ? rc : curl_easy_setopt(easy, option, value)
+	int failed = 0;
+#define SET(option, value) failed |= curl_easy_setopt(easy, option, value) != CURLE_OK
 	if (call->has_body) { /* curl sends it from where it is, again if it must */
 		SET(CURLOPT_POSTFIELDS, call->body.data);
 		SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)call->body.len);
@@ -224,7 +224,7 @@ static CURLcode set_options(struct us_s3_call *call)
 	SET(CURLOPT_BUFFERSIZE, READ_BUFFER_LEN);
 	SET(CURLOPT_CUSTOMREQUEST, call->transfer.request.method);
 #undef SET
-	return rc;
+	return failed;
 }
 
 static int32_t perform(struct us_s3_call *call, struct us_s3_kind_counts *counts,

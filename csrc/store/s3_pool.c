@@ -634,15 +634,16 @@ static int32_t open_multi(struct us_s3_pool *pool, struct us_error *err)
 {
 	long connections = (long)pool->store->concurrency + 8;
 	pool->multi = curl_multi_init();
-	if (!pool->multi || curl_multi_setopt(pool->multi, CURLMOPT_SOCKETFUNCTION, on_socket) ||
-	    curl_multi_setopt(pool->multi, CURLMOPT_SOCKETDATA, pool) ||
-	    curl_multi_setopt(pool->multi, CURLMOPT_TIMERFUNCTION, on_timer) ||
-	    curl_multi_setopt(pool->multi, CURLMOPT_TIMERDATA, pool) ||
-	    curl_multi_setopt(pool->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING) ||
-	    curl_multi_setopt(pool->multi, CURLMOPT_MAXCONNECTS, connections)) {
-		return us_fail_nomem(err);
-	}
-	return 0;
+	int failed = !pool->multi;
+#define SET(option, value) failed |= curl_multi_setopt(pool->multi, option, value) != CURLM_OK
+	SET(CURLMOPT_SOCKETFUNCTION, on_socket); /* an error without a handle */
+	SET(CURLMOPT_SOCKETDATA, pool);
+	SET(CURLMOPT_TIMERFUNCTION, on_timer);
+	SET(CURLMOPT_TIMERDATA, pool);
+	SET(CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
+	SET(CURLMOPT_MAXCONNECTS, connections);
+#undef SET
+	return failed ? us_fail_nomem(err) : 0;
 }
 
 static int32_t open_descriptors(struct us_s3_pool *pool, struct us_error *err)

@@ -101,12 +101,12 @@ static size_t write_answer(char *data, size_t one, size_t data_len, void *user)
 
 /* ---- one request */
 
-static CURLcode set_options(struct us_s3_slot *slot)
+static int set_options(struct us_s3_slot *slot)
 {
 	const struct us_s3_kind *kind = slot->job.kind;
 	CURL *easy = slot->transfer.easy;
-	CURLcode rc = CURLE_OK;
-#define SET(option, value) rc = rc ? rc : curl_easy_setopt(easy, option, value)
+	int failed = 0;
+#define SET(option, value) failed |= curl_easy_setopt(easy, option, value) != CURLE_OK
 	if (kind->has_body) {
 		SET(CURLOPT_UPLOAD, 1L);
 		SET(CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER_LEN);
@@ -122,7 +122,7 @@ static CURLcode set_options(struct us_s3_slot *slot)
 	SET(CURLOPT_WRITEDATA, slot);
 	SET(CURLOPT_PRIVATE, slot);
 #undef SET
-	return rc;
+	return failed;
 }
 
 int32_t us_s3_slot_begin(struct us_s3_slot *slot, const struct us_s3_job *job)

@@ -28,11 +28,12 @@
 
 #define MOVED_LEN_MIN 1024
 
-static CURLcode set_common(CURL *easy, const struct us_s3_endpoint *endpoint,
-			   const struct us_s3_timing *timing)
+static int set_options(struct us_s3_transfer *transfer)
 {
-	CURLcode rc = CURLE_OK;
-#define SET(option, value) rc = rc ? rc : curl_easy_setopt(easy, option, value)
+	CURL *easy = transfer->easy;
+	const struct us_s3_timing *timing = transfer->timing;
+	int failed = 0;
+#define SET(option, value) failed |= curl_easy_setopt(easy, option, value) != CURLE_OK
 	SET(CURLOPT_NOSIGNAL, 1L);
 	SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	SET(CURLOPT_PATH_AS_IS, 1L);
@@ -54,12 +55,17 @@ static CURLcode set_common(CURL *easy, const struct us_s3_endpoint *endpoint,
 #if LIBCURL_VERSION_NUM >= 0x075700
 	SET(CURLOPT_QUICK_EXIT, 1L); /* else giving up waits for the resolver's thread */
 #endif
-	if (endpoint->skip_verify) {
+	if (transfer->endpoint->skip_verify) {
 		SET(CURLOPT_SSL_VERIFYPEER, 0L);
 		SET(CURLOPT_SSL_VERIFYHOST, 0L);
 	}
+	SET(CURLOPT_ERRORBUFFER, transfer->curl_text);
+	SET(CURLOPT_HEADERFUNCTION, us_s3_reply_header);
+	SET(CURLOPT_HEADERDATA, &transfer->reply);
+	SET(CURLOPT_URL, transfer->request.url.data);
+	SET(CURLOPT_HTTPHEADER, transfer->request.list);
 #undef SET
-	return rc;
+	return failed;
 }
 
 int32_t us_s3_transfer_init(struct us_s3_transfer *transfer, const struct us_s3_endpoint *endpoint,
@@ -94,12 +100,7 @@ int32_t us_s3_transfer_begin(struct us_s3_transfer *transfer, struct us_error *e
 	transfer->progress = 0;
 	transfer->start_ns = transfer->progress_ns = us_clock_mono_ns();
 	curl_easy_reset(easy);
-	if (set_common(easy, transfer->endpoint, transfer->timing) ||
-	    curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, transfer->curl_text) ||
-	    curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, us_s3_reply_header) ||
-	    curl_easy_setopt(easy, CURLOPT_HEADERDATA, &transfer->reply) ||
-	    curl_easy_setopt(easy, CURLOPT_URL, transfer->request.url.data) ||
-	    curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer->request.list)) {
+	if (set_options(transfer)) {
 		return us_fail_nomem(err);
 	}
 	return 0;

@@ -38,12 +38,12 @@ get_gateway() { # as tests/run.sh
 	fi
 }
 
-start_gateway() {
+start_gateway() { # DIRECTORY NICE
 	local i
 	gateway_port="$(free_port)"
-	mkdir -p "$dir/gateway/fleet"
-	"$VERSITYGW" --port "127.0.0.1:$gateway_port" --access benchkey --secret benchsecret --keep-alive --quiet \
-		posix "$dir/gateway" >"$dir/gateway.log" 2>&1 &
+	mkdir -p "$1/fleet"
+	nice -n "$2" "$VERSITYGW" --port "127.0.0.1:$gateway_port" --access benchkey --secret benchsecret --keep-alive --quiet \
+		posix "$1" >"$dir/gateway.log" 2>&1 &
 	gateway=$!
 	for ((i = 0; i < 100; i++)); do
 		if (: <"/dev/tcp/127.0.0.1/$gateway_port") 2>/dev/null; then
@@ -108,7 +108,7 @@ bench_restore() {
 	[[ $plain != *s5cmd ]] || version="s5cmd $("$plain" version)"
 	mkdir "$dir/restore-fleet"
 	"$dir/fleet-maker" "$dir/template.db" "$dir/restore-fleet" "$n" "$per_directory"
-	start_gateway
+	start_gateway "$dir/gateway" 0
 	cat >"$dir/restore.yml" <<-YML
 		multi_db:
 		  discovery_pattern: "$dir/restore-fleet/{group}/{tenant}.db"

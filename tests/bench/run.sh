@@ -9,6 +9,8 @@
 #   memory       of an idle process with the fleet, against one without
 #   restore      of a fleet from an S3 server here, against s5cmd cp + lz4 -d
 #                (restore.sh)
+#   latency      of commits of the applications, with and without a replicator
+#                (latency.sh)
 #
 # Everything is warm in the page cache. A ratio is the median of the ratios of the
 # pairs; the spread is least to most. CPU is user + system of the process.
@@ -18,7 +20,9 @@
 #   BENCH_SYNC_RUNS  pairs of first syncs (3)
 #   BENCH_RESTORE_COUNT, BENCH_RESTORE_RUNS
 #                    databases (20000) and pairs (5) of the fleet restore
-#   BENCH_SKIP       parts to leave out: sync idle litestream restore
+#   BENCH_LATENCY_ROUNDS, BENCH_LATENCY_SECONDS
+#                    rounds of four runs (5), and how long a run takes (20)
+#   BENCH_SKIP       parts to leave out: sync idle litestream restore latency
 #   BENCH_FS=loop    work on a new ext4 of its own (as root): deletions by others on
 #                    a shared one slow the creation of files for minutes
 #
@@ -28,6 +32,7 @@ cd "$(dirname "$0")/../.."
 
 count="${BENCH_COUNT:-100000}" runs="${BENCH_RUNS:-9}" sync_runs="${BENCH_SYNC_RUNS:-3}"
 restore_count="${BENCH_RESTORE_COUNT:-20000}" restore_runs="${BENCH_RESTORE_RUNS:-5}"
+latency_rounds="${BENCH_LATENCY_ROUNDS:-5}" latency_seconds="${BENCH_LATENCY_SECONDS:-20}"
 skip=" ${BENCH_SKIP:-} "
 per_directory=100
 threads="$(nproc)"
@@ -38,12 +43,16 @@ mounted=
 notes=()
 # shellcheck source=tests/bench/restore.sh
 . tests/bench/restore.sh
+# shellcheck source=tests/bench/latency.sh
+. tests/bench/latency.sh
 cleanup() {
 	if [[ -n $process ]]; then
 		kill "$process" 2>/dev/null || true
 		wait "$process" 2>/dev/null || true
 	fi
+	latency_stop
 	stop_gateway
+	[[ -z $latency_memory ]] || rm -rf "$latency_memory"
 	[[ -z $mounted ]] || umount "$dir" || umount -l "$dir"
 	rm -rf "$tmp"
 }
@@ -252,6 +261,7 @@ fi
 [[ $skip == *" idle "* ]] || bench_idle
 [[ $skip == *" litestream "* ]] || bench_litestream
 [[ $skip == *" restore "* ]] || bench_restore
+[[ $skip == *" latency "* ]] || bench_latency
 
 echo
 echo "$count databases of 20 KB in $(((count + per_directory - 1) / per_directory)) directories;" \

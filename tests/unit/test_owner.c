@@ -500,9 +500,13 @@ static void test_given_back(void **state)
 	open_second();
 	assert_ours(second, 0);
 	assert_refused(first);
+	assert_int_equal(events(second, US_EVENT_WARNING, "owner", "was host"), 1);
 	close_one(&second); /* gives it back, too */
 	assert_int_equal(owner_note().released, 1);
 	assert_ours(first, 0);
+	assert_int_equal(events(first, US_EVENT_WARNING, "owner", "was host"), 1);
+	assert_ours(first, 0);
+	assert_int_equal(events(first, US_EVENT_WARNING, "owner", ""), 0); /* once */
 	assert_int_equal(owner_note().released, 0);
 }
 
@@ -760,6 +764,7 @@ static void test_rolled_back(void **state)
 	open_first();
 	assert_true(first->commits < commits);
 	(void)cycle(first);
+	assert_int_equal(events(first, US_EVENT_WARNING, "owner", "is older than"), 1);
 	assert_int_equal(list_count, 1); /* though no sweep was due */
 	assert_int_equal(stats(first).unsynced, 0);
 	(void)objects_of("a", after);

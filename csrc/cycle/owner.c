@@ -594,14 +594,14 @@ int32_t us_owner_begin(struct us_owner *owner, struct us_error *err)
 	return rc;
 }
 
-int us_owner_take_news(struct us_owner *owner)
+int us_owner_has_news(const struct us_owner *owner)
 {
-	return atomic_exchange(&owner->reconcile, 0) != 0;
+	return owner->reconcile != 0;
 }
 
-void us_owner_return_news(struct us_owner *owner)
+void us_owner_take_news(struct us_owner *owner)
 {
-	owner->reconcile = 1;
+	owner->reconcile = 0;
 }
 
 uint32_t us_owner_status(struct us_owner *owner)

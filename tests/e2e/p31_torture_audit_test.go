@@ -242,6 +242,7 @@ type auditor struct {
 	objects  int
 	distinct int
 	judged   int
+	looks    int
 	decoded  int // by the lz4 program, too
 	labels   map[string]int
 	ahead    int64 // how much later than the image's state a snapshot time was at most, ns
@@ -633,6 +634,9 @@ func (s *shelf) judge(l look) {
 		}
 	}
 	s.a.ledger.mu.Unlock()
+	s.a.mu.Lock()
+	s.a.looks++
+	s.a.mu.Unlock()
 	if len(missing) > l.unnamed {
 		s.a.note(&s.a.stale, "%s at %s, two cycles after %s, %d failed without a name: %s", s.name, clockTime(l.at), clockTime(l.since),
 			l.unnamed, strings.Join(missing, "; "))

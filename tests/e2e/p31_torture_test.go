@@ -149,7 +149,6 @@ func newTorture(t *testing.T) *torture {
 	m.ledger = newLedger(databases)
 	m.deal(writers, databases)
 	m.auditor = newAuditor(t, m.ledger, filepath.Join(m.dir, "evidence"), m.paths)
-	m.port = freePort(t)
 	say("seed %d, %v, %d writers, %d databases, in %s", m.seed, m.duration, writers, databases, m.dir)
 	return m
 }
@@ -343,6 +342,7 @@ func (m *torture) settings(c torment, endpoint string) settings {
 // phase lets the replicator live and die until the time is over.
 func (m *torture) phase(c torment, d time.Duration) {
 	end := time.Now().Add(d)
+	m.port = freePort(m.t)
 	config := m.settings(c, m.proxy.url()).write(m.t, m.port)
 	m.tee.window.Store(c.window != "0s")
 	m.file.window.Store(c.window != "0s")
@@ -398,7 +398,7 @@ func (m *torture) life(c torment, config string, end time.Time) {
 	polled := make(chan struct{})
 	go func() {
 		defer close(polled)
-		m.watchStats(s, exited)
+		m.watchStats(s, c, exited)
 	}()
 	rest := min(m.lifetime(), time.Until(end)+time.Second)
 	if c.outages && m.dice.IntN(2) == 0 {
@@ -471,8 +471,12 @@ func (m *torture) enforceRetention(c torment, config string) {
 }
 
 // watchStats takes down what /stats says after each cycle.
-func (m *torture) watchStats(s *shelf, exited chan struct{}) {
+func (m *torture) watchStats(s *shelf, c torment, exited chan struct{}) {
 	d := &daemon{port: m.port}
+	target := m.proxy.url()
+	if c.file {
+		target = m.dir
+	}
 	byPath := m.auditor.byPath
 	tick := time.NewTicker(statsInterval)
 	defer tick.Stop()
@@ -484,8 +488,8 @@ func (m *torture) watchStats(s *shelf, exited chan struct{}) {
 		case <-tick.C:
 		}
 		st, err := d.tryStats()
-		if err != nil || st.Cycles <= cycles || st.LastScan == nil {
-			continue
+		if err != nil || st.Cycles <= cycles || st.LastScan == nil || !strings.Contains(string(st.Target), target) {
+			continue // not there yet, nothing new, or somebody else's: between two lives the port is free
 		}
 		cycles = st.Cycles
 		scan, err := time.Parse(time.RFC3339Nano, *st.LastScan)
@@ -642,9 +646,9 @@ func (m *torture) totals() string {
 	m.ledger.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return fmt.Sprintf("%d commits, %d objects audited (%d distinct), %d SIGKILLs and %d SIGTERMs of replicate, %d sweeps, %d SIGKILLs of the server, "+
+	return fmt.Sprintf("%d commits, %d objects audited (%d distinct), %d cycles held to the rule of two, %d SIGKILLs and %d SIGTERMs of replicate, %d sweeps, %d SIGKILLs of the server, "+
 		"%d SIGKILLs and %d ends of writers; torn %d, lost %d, stale %d, going back %d",
-		commits, a.objects, a.distinct, m.kills, m.terms, m.sweeps, m.outages, m.tenantKills.Load(), m.tenantEnds.Load(),
+		commits, a.objects, a.distinct, a.looks, m.kills, m.terms, m.sweeps, m.outages, m.tenantKills.Load(), m.tenantEnds.Load(),
 		len(a.torn), len(a.lost), len(a.stale), len(a.back))
 }
 
@@ -679,6 +683,9 @@ func (m *torture) report() {
 				complain("no image of mode %s was audited", label)
 			}
 		}
+	}
+	if a.looks == 0 || a.objects == 0 {
+		complain("nothing was looked at")
 	}
 	if n := m.neighbor.lost.Load() + m.file.watch.lost.Load(); n > 0 {
 		complain("the kernel's queue of file events was full %d times", n)

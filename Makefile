@@ -4,6 +4,8 @@
 #   make demo     a fleet, replicated and restored before your eyes
 #   make test     everything CI runs; make check is the quick part
 #   make bench    tests/bench
+#   make day      a day by a fast clock (CYCLES, SEED)
+#   make mutations  which test sees it when a line is gone (ONLY=I4)
 #   make fuzz     every fuzz target for ten minutes; or DURATION=30s SEED=1 TARGET=fuzz_wal
 #   make clean
 #
@@ -182,7 +184,7 @@ build/litestream.stamp: | deps
 
 # ---------------------------------------------------------------------- tests
 
-.PHONY: demo test check bench fuzz clean
+.PHONY: demo test check bench fuzz day mutations clean
 demo: all
 	tests/demo.sh
 
@@ -197,6 +199,12 @@ bench: deps-test all
 
 fuzz: deps-test all
 	tests/fuzz/run.sh
+
+day: deps-test all
+	tests/run.sh day
+
+mutations: deps-test all
+	tests/run.sh mutations
 
 clean:
 	rm -rf build bin cgo/archive_hash.go

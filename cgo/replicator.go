@@ -166,6 +166,7 @@ func (r *UltraSimpleReplicator) Start() {
 		return
 	}
 	r.looping = true
+	r.core.carry(true)
 	r.active.Go(r.loop)
 }
 
@@ -493,6 +494,7 @@ func (r *UltraSimpleReplicator) close(ctx context.Context, shutdownSyncTimeout t
 	looping := r.looping
 	r.mu.Unlock()
 	r.stop()
+	r.core.carry(false) // the last cycle waits for all
 
 	marginCtx, cancelMargin := withMargin(ctx, closeMargin)
 	defer cancelMargin()

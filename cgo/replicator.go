@@ -257,7 +257,7 @@ func (r *UltraSimpleReplicator) resultError(result cycleResult) error {
 	if result.interrupted {
 		faults = append(faults, "stopped before everything was looked at")
 	}
-	if r.sweep && r.snapshot.Load().sweep.failed {
+	if s := r.snapshot.Load().sweep; r.sweep && (s.failed || s.seconds == 0) { // or there was none
 		faults = append(faults, "retention could not be enforced: the sweep of the target did not reach its end")
 	}
 	if len(faults) == 0 {

@@ -5,6 +5,8 @@
 #   make test     everything CI runs; make check is the quick part
 #   make bench    tests/bench
 #   make torture  tenants and replicator killed at random: SEED, DURATION, WRITERS, DATABASES
+#   make day      a day by a fast clock (CYCLES, SEED)
+#   make mutations  which test sees it when a line is gone (ONLY=I4)
 #   make fuzz     every fuzz target for ten minutes; or DURATION=30s SEED=1 TARGET=fuzz_wal
 #   make coverage how much of csrc/ all tests execute; V=1 for each line they do not
 #   make clean
@@ -184,7 +186,7 @@ build/litestream.stamp: | deps
 
 # ---------------------------------------------------------------------- tests
 
-.PHONY: demo test check bench coverage fuzz clean
+.PHONY: demo test check bench torture coverage fuzz day mutations clean
 demo: all
 	tests/demo.sh
 
@@ -205,6 +207,12 @@ coverage: deps-test all
 
 fuzz: deps-test all
 	tests/fuzz/run.sh
+
+day: deps-test all
+	tests/run.sh day
+
+mutations: deps-test all
+	tests/run.sh mutations
 
 clean:
 	rm -rf build bin cgo/archive_hash.go

@@ -177,6 +177,20 @@ t_torture() {
 	go test -v -count=1 -timeout 0 -run '^TestTorture$' ./tests/e2e/
 }
 
+# A day and an hour by a fast clock, some minutes by ours: CYCLES, SEED. e2e has the
+# beginning of it; the whole is not part of all.
+t_day() {
+	ensure_versitygw
+	CYCLES="${CYCLES:-3000}" go test -v -count=1 -timeout 60m -run '^Test35Day$' ./tests/e2e |
+		sed -E 's/^ +p35_day_test.go:[0-9]+: /day: /'
+}
+
+# Without a line that upholds an invariant a test is red, for each of many: ONLY.
+t_mutations() {
+	ensure_versitygw
+	tests/mutations/run.sh
+}
+
 # ------------------------------------------------------------------- contracts
 
 # is_hardened FILE: loaded anywhere, nothing writable once it is linked, no code on the stack.
@@ -298,7 +312,7 @@ names() {
 	esac
 }
 
-KNOWN=" c_unit asan tsan valgrind clang optimize analyze fuzz fault go cgocheck upstream e2e torture abi abi_baseline lint "
+KNOWN=" c_unit asan tsan valgrind clang optimize analyze fuzz fault go cgocheck upstream e2e torture day mutations abi abi_baseline lint "
 
 main() {
 	local name step

@@ -84,8 +84,8 @@ int32_t us_spool_file(int spool_fd, struct us_error *err)
 		fd = create_and_unlink(spool_fd);
 	}
 	if (fd < 0) {
-		(void)us_fail_errno(err, errno, "cannot create a file in the spool of state_dir");
-		return errno == ENOSPC ? US_E_NOSPACE : US_E_IO;
+		rc = us_fail_errno(err, errno, "cannot create a file in the spool of state_dir");
+		return rc == US_E_NOSPACE ? rc : US_E_IO;
 	}
 	return fd;
 }

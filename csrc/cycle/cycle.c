@@ -366,10 +366,10 @@ static int32_t ask_target(struct us *us, struct us_error *err)
 	if (!rc) {
 		rc = us_owner_begin(us->owner, err);
 	}
-	if (!rc && us_owner_take_news(us->owner)) {
+	if (!rc && us_owner_has_news(us->owner)) {
 		rc = us_state_forget_target(us->state, err);
-		if (rc) {
-			us_owner_return_news(us->owner);
+		if (!rc) {
+			us_owner_take_news(us->owner);
 		}
 	}
 	return rc ? rc : us_sweep_begin(us, err);

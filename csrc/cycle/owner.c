@@ -284,6 +284,32 @@ static void warn_unguarded(struct us_owner *owner, const struct us_error *why)
 		us_report_event(owner->us->report, US_EVENT_WARNING, "", "owner", told.message);
 }
 
+/* We have it, and it was another state's, or a later one of ours: two that take turns
+ * would not meet, and each look through all of the target. */
+static void tell_news(struct us_owner *owner, const struct found *found)
+{
+	char host[US_ESCAPE_SHOW_LEN];
+	struct us_error told = US_ERROR_INIT;
+	const struct us_owner_note *other = &found->note;
+	if (!found->is_note || (other->state == owner->mine.state && other->reconcile)) {
+		return;
+	}
+	if (other->state == owner->mine.state) {
+		(void)us_fail(&told, US_E_OWNED,
+			      "this state directory is older than what was written with it: the "
+			      "target is looked through first");
+	} else {
+		(void)us_fail(&told, US_E_OWNED,
+			      "the target was host \"%s\"'s before, process %lld, with another "
+			      "state directory: it is looked through first, and what differs is "
+			      "uploaded again",
+			      us_escape_show(other->host, strlen(other->host), host),
+			      (long long)other->pid);
+	}
+	(void)us_report_event(owner->us->report, US_EVENT_WARNING, "", "owner",
+			      told.message); /* a full queue: the sweep shows */
+}
+
 /*
  * Reads, decides, writes; again if somebody was faster. Returns the US_OWNER_* that is
  * so, with ERR where that is not US_OWNER_US.
@@ -302,7 +328,8 @@ static uint32_t take(struct us_owner *owner, int takeover, int has_held, struct 
 			(void)refuse(owner, &found, err);
 			return US_OWNER_OTHER;
 		}
-		if (is_news(owner, &found)) {
+		int news = is_news(owner, &found);
+		if (news) {
 			owner->reconcile = 1;
 		}
 		/* Refused, and yet unchanged each time: this target does not understand
@@ -313,6 +340,9 @@ static uint32_t take(struct us_owner *owner, int takeover, int has_held, struct 
 		const char *tag = owner->no_conditions && found.is_note ? NULL : found.version.tag;
 		int32_t rc = write_note(owner, tag, 0, err);
 		if (!rc) {
+			if (news) {
+				tell_news(owner, &found);
+			}
 			return US_OWNER_US;
 		}
 		int is_unguarded = (rc == US_E_ACCESS && !us_is_refused_for_all(err)) ||
@@ -564,14 +594,14 @@ int32_t us_owner_begin(struct us_owner *owner, struct us_error *err)
 	return rc;
 }
 
-int us_owner_take_news(struct us_owner *owner)
+int us_owner_has_news(const struct us_owner *owner)
 {
-	return atomic_exchange(&owner->reconcile, 0) != 0;
+	return owner->reconcile != 0;
 }
 
-void us_owner_return_news(struct us_owner *owner)
+void us_owner_take_news(struct us_owner *owner)
 {
-	owner->reconcile = 1;
+	owner->reconcile = 0;
 }
 
 uint32_t us_owner_status(struct us_owner *owner)

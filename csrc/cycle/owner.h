@@ -33,9 +33,10 @@ int32_t us_owner_check(struct us_owner *owner, struct us_error *err);
 int32_t us_owner_begin(struct us_owner *owner, struct us_error *err);
 
 /* Whether somebody else, or a later version of our state, has written to the target since
- * our state last knew it. The caller makes its state forget the target, or returns it. */
-int us_owner_take_news(struct us_owner *owner);
-void us_owner_return_news(struct us_owner *owner);
+ * our state last knew it. The caller makes its state forget the target, and then takes
+ * the news: until then the object tells, should we die. */
+int us_owner_has_news(const struct us_owner *owner);
+void us_owner_take_news(struct us_owner *owner);
 
 /* US_OWNER_*, any thread. */
 uint32_t us_owner_status(struct us_owner *owner);

@@ -37,6 +37,7 @@ struct us_encoder {
 	struct us_object object;
 	uint64_t cap; /* of object.data */
 	uint64_t image_len, written;
+	int sha_failed;
 };
 
 static LZ4F_preferences_t preferences(uint64_t image_len)
@@ -114,9 +115,7 @@ uint64_t us_encode_bound(uint64_t image_len)
 static int32_t take(struct us_encoder *e, const uint8_t *data, size_t data_len,
 		    struct us_error *err)
 {
-	if (!EVP_DigestUpdate(e->sha, data, data_len)) {
-		return us_fail(err, US_E_IO, "SHA-256 failed");
-	}
+	e->sha_failed |= !EVP_DigestUpdate(e->sha, data, data_len);
 	if (e->object.fd >= 0) {
 		int32_t rc = us_spool_write(e->object.fd, data, data_len, err);
 		if (rc) {
@@ -141,7 +140,7 @@ static uint8_t *room(struct us_encoder *e, size_t *ret_cap)
 static int32_t take_lz4(struct us_encoder *e, const uint8_t *data, size_t lz4_rc,
 			struct us_error *err)
 {
-	if (LZ4F_isError(lz4_rc)) {
+	if (LZ4F_isError(lz4_rc)) { /* unreached: there is room for the worst case */
 		return us_fail(err, US_E_IO, "LZ4 failed: %s", LZ4F_getErrorName(lz4_rc));
 	}
 	return take(e, data, lz4_rc, err);
@@ -153,6 +152,7 @@ int32_t us_encoder_begin(struct us_encoder *e, uint64_t image_len, int to_file,
 	us_object_done(&e->object);
 	e->image_len = image_len;
 	e->written = 0;
+	e->sha_failed = 0;
 	if (to_file) {
 		int32_t fd = us_spool_file(e->spool_fd, err);
 		if (fd < 0) {
@@ -207,10 +207,10 @@ static int32_t end_frame(struct us_encoder *e, struct us_error *err)
 		return rc;
 	}
 	e->object.lz4_len = e->object.len;
-	if (!EVP_MD_CTX_copy_ex(e->sha_frame, e->sha) ||
-	    !EVP_DigestFinal_ex(e->sha_frame, e->object.lz4_sha256, NULL)) {
-		return us_fail(err, US_E_IO, "SHA-256 failed");
+	if (!EVP_MD_CTX_copy_ex(e->sha_frame, e->sha)) {
+		return us_fail_nomem(err);
 	}
+	e->sha_failed |= !EVP_DigestFinal_ex(e->sha_frame, e->object.lz4_sha256, NULL);
 	return 0;
 }
 
@@ -236,7 +236,8 @@ int32_t us_encoder_end(struct us_encoder *e, struct us_trailer *trailer,
 	if (rc) {
 		return rc;
 	}
-	if (!EVP_DigestFinal_ex(e->sha, e->object.sha256, NULL)) {
+	e->sha_failed |= !EVP_DigestFinal_ex(e->sha, e->object.sha256, NULL);
+	if (e->sha_failed) { /* unreached: it only computes */
 		return us_fail(err, US_E_IO, "SHA-256 failed");
 	}
 	if (e->object.data) {

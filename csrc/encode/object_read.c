@@ -32,6 +32,7 @@ struct us_decoder {
 	uint8_t *out;
 	uint8_t *tail;
 	size_t tail_len;
+	int sha_failed;
 };
 
 int32_t us_decoder_new(us_decode_fn *fn, void *arg, uint64_t image_len_max,
@@ -63,6 +64,7 @@ void us_decoder_reset(struct us_decoder *d, void *arg, uint64_t image_len_max)
 	d->stage = STAGE_HEADER;
 	d->header_len = d->tail_len = 0;
 	d->content_len = d->decoded_len = 0;
+	d->sha_failed = 0;
 }
 
 void us_decoder_free(struct us_decoder *d)
@@ -113,9 +115,7 @@ static int32_t decode(struct us_decoder *d, const uint8_t *data, size_t data_len
 			break;
 		}
 	}
-	if (!EVP_DigestUpdate(d->sha, data, used)) {
-		return us_fail(err, US_E_IO, "SHA-256 failed");
-	}
+	d->sha_failed |= !EVP_DigestUpdate(d->sha, data, used);
 	*ret_used = used;
 	return 0;
 }
@@ -149,32 +149,31 @@ static int32_t start_frame(struct us_decoder *d, struct us_error *err)
 	}
 	d->content_len = info.contentSize;
 	d->stage = STAGE_FRAME;
-	if (!EVP_DigestInit_ex(d->sha, EVP_sha256(), NULL) ||
-	    !EVP_DigestUpdate(d->sha, d->header, len)) {
-		return us_fail(err, US_E_IO, "SHA-256 failed");
+	if (!EVP_DigestInit_ex(d->sha, EVP_sha256(), NULL)) {
+		return us_fail_nomem(err);
 	}
-	size_t used;
-	return d->header_len > len ? decode(d, d->header + len, d->header_len - len, &used, err)
-				   : 0;
+	d->sha_failed |= !EVP_DigestUpdate(d->sha, d->header, len);
+	return 0;
 }
 
 int32_t us_decoder_write(struct us_decoder *d, const uint8_t *data, size_t data_len,
 			 struct us_error *err)
 {
 	while (d->stage == STAGE_HEADER && data_len > 0) {
-		/* One byte at a time: never more than the header is swallowed here. */
+		/* One byte at a time: nothing but the header is swallowed here. */
 		d->header[d->header_len++] = *data++;
 		data_len--;
 		int32_t rc = start_frame(d, err);
 		if (rc) {
 			return rc;
 		}
-		if (d->stage == STAGE_HEADER && d->header_len == HEADER_LEN_MAX) {
+		if (d->stage == STAGE_HEADER &&
+		    d->header_len == HEADER_LEN_MAX) { /* unreached: no header is longer */
 			return fail_frame(err, "no LZ4 frame at its start");
 		}
 	}
 	if (d->stage == STAGE_FRAME && data_len > 0) {
-		size_t used;
+		size_t used = 0;
 		int32_t rc = decode(d, data, data_len, &used, err);
 		if (rc) {
 			return rc;
@@ -207,7 +206,8 @@ int32_t us_decoder_end(struct us_decoder *d, struct us_trailer *ret_trailer, str
 		return us_fail(err, US_E_OBJECT, "foreign bytes between frame and trailer");
 	}
 	uint8_t digest[32];
-	if (!EVP_DigestFinal_ex(d->sha, digest, NULL)) {
+	d->sha_failed |= !EVP_DigestFinal_ex(d->sha, digest, NULL);
+	if (d->sha_failed) { /* unreached: it only computes */
 		return us_fail(err, US_E_IO, "SHA-256 failed");
 	}
 	if (memcmp(digest, ret_trailer->lz4_sha256, sizeof(digest)) != 0) {

@@ -91,7 +91,7 @@ int32_t us_trailer_format(const struct us_trailer *trailer, uint8_t *ret, size_t
 	us_free(path);
 	size_t payload_len = (size_t)len + 1 + HASH_TEXT_LEN;
 	uint8_t digest[32];
-	if (len < 0 || FRAME_HEADER_LEN + payload_len > US_TRAILER_LEN_MAX ||
+	if (FRAME_HEADER_LEN + payload_len > US_TRAILER_LEN_MAX ||
 	    FRAME_HEADER_LEN + payload_len > cap || sha256(line, (size_t)len, digest)) {
 		us_free(line);
 		return us_fail(err, US_E_NAME, "path too long for a trailer");

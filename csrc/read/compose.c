@@ -48,8 +48,7 @@ static int64_t read_header(const struct us_compose *m, uint8_t ret[DB_HEADER_LEN
 
 static int32_t check_page_size(const struct us_compose *m, uint32_t page_size, struct us_error *err)
 {
-	if (page_size < PAGE_SIZE_MIN || page_size > PAGE_SIZE_MAX ||
-	    (page_size & (page_size - 1))) {
+	if (page_size < PAGE_SIZE_MIN || (page_size & (page_size - 1))) {
 		return us_fail(err, US_E_CORRUPT, "the header of \"%s\" says page size %u",
 			       m->display, page_size);
 	}
@@ -73,7 +72,7 @@ static int32_t choose_page_count(struct us_compose *m, const uint8_t *header, st
 	uint32_t said = us_get_be32(header + 28);
 	int is_valid = said != 0 && memcmp(header + 24, header + 92, 4) == 0;
 	uint64_t count = is_valid ? said : there;
-	if (count > there || count == 0 || count > PAGES_MAX ||
+	if (count > there || count > PAGES_MAX ||
 	    (is_valid && !m->wal_page_count && m->base_len < count * m->page_size)) {
 		return us_fail(
 			err, US_E_CORRUPT,

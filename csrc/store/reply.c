@@ -35,7 +35,7 @@ static void clear_headers(struct us_s3_reply *reply)
 {
 	reply->status = 0;
 	reply->has_etag = 0;
-	reply->has_head = 0;
+	reply->has_head = reply->is_compressed = 0;
 	reply->etag[0] = '\0';
 	reply->content_len = -1;
 	reply->range_first = reply->range_last = reply->range_total = -1;
@@ -125,6 +125,20 @@ static int64_t read_date(const char *p, const char *end)
 	return (int64_t)curl_getdate(text, NULL);
 }
 
+static int is_compression(const char *p, const char *end)
+{
+	static const char *const names[] = {
+		"gzip", "x-gzip", "deflate", "br", "zstd", "compress"
+	};
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		const char *at = p;
+		if (take_literal(&at, end, names[i]) && (at == end || *at == ',')) {
+			return 1;
+		}
+	}
+	return 0;
+}
+
 static void copy_value(char *ret, size_t cap, const char *p, const char *end)
 {
 	size_t len = 0;
@@ -172,6 +186,8 @@ size_t us_s3_reply_header(char *data, size_t one, size_t data_len, void *user)
 		}
 	} else if (take_literal(&p, end, "content-length:")) {
 		reply->content_len = take_number(&value, end);
+	} else if (take_literal(&p, end, "content-encoding:")) {
+		reply->is_compressed |= is_compression(value, end);
 	} else if (take_literal(&p, end, "date:")) {
 		reply->date_s = read_date(value, end);
 	} else if (take_literal(&p, end, "last-modified:")) {

@@ -14,10 +14,11 @@ struct us_s3_reply {
 	int32_t status;                    /* of the last status line; 0: none yet */
 	char etag[US_S3_ETAG_LEN_MAX + 1]; /* as received; "": none, or too long */
 	int has_etag;
-	int has_head; /* its headers have come to their end */
-	int64_t content_len;                          /* -1: not told */
+	int has_head;        /* its headers have come to their end */
+	int is_compressed;   /* by Content-Encoding, which nobody asked for */
+	int64_t content_len; /* -1: not told */
 	int64_t range_first, range_last, range_total; /* Content-Range; -1: not told */
-	int64_t date_s, modified_s; /* Date, Last-Modified; -1: not told */
+	int64_t date_s, modified_s;                   /* Date, Last-Modified; -1: not told */
 	char request_id[80];
 	char bucket_region[64];
 	struct us_text body; /* the first US_S3_ERROR_LEN_MAX bytes of what is no object */

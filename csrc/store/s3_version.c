@@ -5,6 +5,9 @@
  * November 2024), Google, R2, MinIO and versitygw keep to these; whoever calls cannot be
  * sure of it, as a server that does not know them may ignore them. Its age is the
  * difference between two times of the server's: no clock of ours has a part in it.
+ *
+ * What is read decides who may write, so here an answer must look like S3's: what came from
+ * something on the way would pass for an object that is nobody's.
  */
 #include <openssl/sha.h>
 #include <string.h>
@@ -25,6 +28,11 @@ static int32_t keep(void *arg, const uint8_t *data, size_t data_len, struct us_e
 	memcpy(buffer->data + buffer->len, data, data_len);
 	buffer->len += data_len;
 	return 0;
+}
+
+static int is_s3s(const struct us_s3_reply *reply)
+{
+	return (reply->has_etag || reply->request_id[0] != '\0') && !reply->is_compressed;
 }
 
 static void version_of(const struct us_s3_reply *reply, struct us_store_version *ret)
@@ -48,6 +56,9 @@ int32_t us_s3_read_version(struct us_store *base, const char *key, uint8_t *ret_
 	struct buffer buffer = { .data = ret_data, .cap = cap };
 	uint64_t total;
 	int32_t rc = us_s3_call_get(call, key, 0, UINT64_MAX, keep, &buffer, &total, err);
+	if (!rc && !is_s3s(&call->transfer.reply)) {
+		rc = us_fail(err, US_E_HTTP, "GET \"%s\": 200 not S3's answer", key);
+	}
 	if (!rc) {
 		*ret_len = buffer.len;
 		version_of(&call->transfer.reply, ret_version);

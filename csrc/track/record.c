@@ -60,14 +60,22 @@ uint64_t us_content_hash(const uint8_t lz4_sha256[32], uint32_t mode, uint32_t u
 	return hash ? hash : 1;
 }
 
+/* Whether a write may yet get just this ctime, which is in the future. */
+static int is_coarse_future(const struct us_file_stat *st, int64_t clock_ns)
+{
+	return us_stat_is_future(st, clock_ns) && us_stat_tick_ns(st) == US_TICK_COARSE_NS;
+}
+
 uint8_t us_racy_flags(const struct us_file_stat *db, const struct us_file_stat *wal,
 		      int64_t clock_ns, uint8_t before)
 {
 	int future = us_stat_is_future(db, clock_ns) || us_stat_is_future(wal, clock_ns);
 	if (future) {
 		/* Seen in the future before and not moved since: no write can bring it back
-		 * to just this ctime. */
-		return before & US_RECORD_FUTURE ? 0 : US_RECORD_RACY | US_RECORD_FUTURE;
+		 * to just this ctime, unless it has whole seconds only. */
+		int is_coarse = is_coarse_future(db, clock_ns) || is_coarse_future(wal, clock_ns);
+		return before & US_RECORD_FUTURE && !is_coarse ? 0
+							       : US_RECORD_RACY | US_RECORD_FUTURE;
 	}
 	return us_stat_is_racy(db, clock_ns) || us_stat_is_racy(wal, clock_ns) ? US_RECORD_RACY : 0;
 }

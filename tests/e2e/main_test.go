@@ -1,6 +1,7 @@
 // Package e2e drives bin/litestream as a user would: real SQLite writers in their
 // own processes, a real S3 server or a directory as the target, the restore
-// command, then a comparison of content. Nothing of the product is linked in.
+// command, then a comparison of content. Nothing of the product is linked in, but into
+// testdata/day, which p35_day_test builds.
 //
 // Files: main_test (entry, binaries), litestream_test (configuration, processes,
 // /stats), s3server_test (versitygw, its access log), proxy_test (what stands before
@@ -12,7 +13,7 @@
 // (torture) and on of the one on proof.
 //
 // Sizes can be raised from the environment: FLEET_COUNT (2000), BUSY_COMMITS (400), KILLS (40), LARGE_MB
-// (200), ENDLESS_PAGES (300); BYTE_STEP (8) lowered to 1 tries every byte with
+// (200), ENDLESS_PAGES (300), CYCLES (200); BYTE_STEP (8) lowered to 1 tries every byte with
 // `litestream restore`, too.
 package e2e
 

@@ -11,14 +11,17 @@ import (
 	"time"
 )
 
-var fakeClock = sync.OnceValues(func() (string, error) {
-	so := filepath.Join(sharedDir, "fakeclock.so")
-	out, err := exec.Command("gcc", "-shared", "-fPIC", "-O1", "-o", so, "testdata/fakeclock.c").CombinedOutput()
+var fakeClock = sync.OnceValues(func() (string, error) { return preload("fakeclock") })
+
+// preload compiles testdata/NAME.c to a library for LD_PRELOAD.
+func preload(name string) (string, error) {
+	so := filepath.Join(sharedDir, name+".so")
+	out, err := exec.Command("gcc", "-shared", "-fPIC", "-O1", "-o", so, "testdata/"+name+".c").CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("gcc fakeclock.c: %v\n%s", err, out)
+		return "", fmt.Errorf("gcc %s.c: %v\n%s", name, err, out)
 	}
 	return so, nil
-})
+}
 
 // history is one database under an injected clock, and a model of what the target
 // must hold after each step.

@@ -697,3 +697,36 @@ func (f *inspectedThrough) suffer(kind faultKind) {
 		f.t.Errorf("%s: no request has suffered it: the test shows nothing", kind)
 	}
 }
+
+// Who asks whose target it is, and gets an answer that is none, does not take it from
+// whoever has it.
+func Test32OwnerAsked(t *testing.T) {
+	t.Parallel()
+	s := startS3(t)
+	p := startProxy(t, s.hostPort(), nil)
+	root := t.TempDir()
+	makeFleet(t, root, 3)
+	first := replicate(t, settings{pattern: seedPattern(root), interval: "1s", target: s.target(s.url())})
+	first.waitSynced(30 * time.Second)
+	c := settings{pattern: seedPattern(root), target: s.target(p.url()), mayFail: true}
+	readsOwner := func(r *http.Request) bool {
+		return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/owner-")
+	}
+	for _, kind := range append([]faultKind{faultTwice, faultWrongETag, faultCutBody, faultCutHead}, lastingFaults...) {
+		if kind == faultDenied {
+			continue // who may not read it writes unguarded, and says so
+		}
+		p.chaosFor(readsOwner, 1, 1, kind)
+		mark := s.mark()
+		r := once(t, another(t, c))
+		if n := s.counts(mark); r.code != 1 || n.put != 0 {
+			t.Errorf("%s: exit %d, and the server counts %+v\n%s", kind, r.code, n, r.all())
+		}
+		p.calm()
+		if p.suffered()[kind] == 0 {
+			t.Errorf("%s: no request has suffered it: the test shows nothing", kind)
+		}
+	}
+	wantRefused(t, first, another(t, c), "-once")
+	first.stop()
+}

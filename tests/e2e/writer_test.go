@@ -27,9 +27,9 @@ import (
 // drop a lock of theirs.
 
 type ask struct {
-	Op    string // open, exec, query, loop, stop, wait, progress, close, quit
+	Op    string // open, exec, each, query, loop, stop, wait, progress, close, quit
 	ID    string
-	IDs   []string // loop: further ones, started at the same moment
+	IDs   []string // loop: further ones, started at the same moment; each: paths
 	Path  string
 	Mode  string   // journal mode, or "" for what the file says
 	Setup []string // pragmas run before the mode is set
@@ -204,7 +204,7 @@ func (c *writerConn) start(ctx context.Context, a ask) {
 func serve(conns map[string]*writerConn, a ask) (r reply, err error) {
 	ctx := context.Background()
 	c := conns[a.ID]
-	if c == nil && a.Op != "open" {
+	if c == nil && a.Op != "open" && a.Op != "each" {
 		return r, fmt.Errorf("no connection %q", a.ID)
 	}
 	switch a.Op {
@@ -216,6 +216,20 @@ func serve(conns map[string]*writerConn, a ask) (r reply, err error) {
 		conns[a.ID] = c
 	case "exec":
 		_, err = c.conn.ExecContext(ctx, a.SQL)
+	case "each": // opened and closed, one after the other
+		for _, path := range a.IDs {
+			c, err := openConn(ctx, ask{Path: path, Setup: a.Setup})
+			if err != nil {
+				return r, err
+			}
+			if _, err = c.conn.ExecContext(ctx, a.SQL); err != nil {
+				return r, fmt.Errorf("%s: %w", path, err)
+			}
+			c.conn.Close()
+			if err := c.db.Close(); err != nil {
+				return r, err
+			}
+		}
 	case "query":
 		var v sql.NullString
 		err = c.conn.QueryRowContext(ctx, a.SQL).Scan(&v)

@@ -22,8 +22,9 @@
 
 /* What a state file holds. */
 struct content {
+	int is_intact;    /* 0: SQLite finds damage, and may read anything */
 	int is_usable;    /* 0: a new one has to be begun */
-	int is_sound;     /* 0: it may turn out not to be, when it is written */
+	int is_sound;     /* 0: that may turn out when it is written */
 	int is_read_only; /* by its header: made by a later SQLite */
 	int64_t epoch, window, known, high_water, was_open;
 	uint8_t key[16];
@@ -152,19 +153,22 @@ static int read_rows(sqlite3 *db, struct content *c)
 	return good < 0 ? -1 : good && rc == SQLITE_DONE;
 }
 
-/* SQLite finds nothing wrong, and the schema is as it should be. */
-static int is_sound(sqlite3 *db)
+static int is_intact(sqlite3 *db)
+{
+	sqlite3_stmt *check = row_of(db, "PRAGMA integrity_check");
+	int intact = check && strcmp((const char *)sqlite3_column_text(check, 0), "ok") == 0;
+	(void)sqlite3_finalize(check);
+	return intact;
+}
+
+/* The schema is as it should be. */
+static int can_be_written(sqlite3 *db)
 {
 	int64_t count, version;
 	(void)number_of(db, "PRAGMA user_version", 1, 2, &version);
-	if (version == 2 &&
-	    sqlite3_exec(db, "SELECT object_len FROM record", NULL, NULL, NULL) != SQLITE_OK) {
-		return 0;
-	}
-	sqlite3_stmt *check = row_of(db, "PRAGMA integrity_check");
-	int sound = check && strcmp((const char *)sqlite3_column_text(check, 0), "ok") == 0;
-	(void)sqlite3_finalize(check);
-	return sound && number_of(db, "SELECT count(*) FROM sqlite_master", 2, 2, &count) &&
+	const char *read = version == 2 ? "SELECT object_len FROM record" : "";
+	return number_of(db, "SELECT count(*) FROM sqlite_master", 2, 2, &count) &&
+	       sqlite3_exec(db, read, NULL, NULL, NULL) == SQLITE_OK &&
 	       sqlite3_exec(db,
 			    "BEGIN; INSERT INTO record (path_hash, fingerprint, content_hash,"
 			    " object_time, flags, size_class, object_count)"
@@ -183,7 +187,8 @@ static int read_content(struct content *c)
 	int rc = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL);
 	int rows = rc == SQLITE_OK && read_meta(db, c) ? read_rows(db, c) : 0;
 	c->is_usable = rows > 0;
-	c->is_sound = c->is_usable && is_sound(db);
+	c->is_intact = is_intact(db);
+	c->is_sound = c->is_intact && c->is_usable && can_be_written(db);
 	c->is_read_only = sqlite3_db_readonly(db, "main") == 1;
 	(void)sqlite3_close(db);
 	return rows >= 0;
@@ -225,9 +230,11 @@ static void check_read_only(const struct content *c)
 	struct us_state *state;
 	require(us_table_new(&table, NULL) == 0);
 	int32_t rc = us_state_open_read_only(ours, TARGET, table, &state, &err);
-	require((rc == 0) == c->is_usable);
+	require((rc == 0) == c->is_usable || !c->is_intact);
 	if (rc == 0) {
-		check_table(table, c, 0xff);
+		if (c->is_intact) {
+			check_table(table, c, 0xff);
+		}
 		us_state_close(state);
 	} else {
 		require(rc == US_E_NOTFOUND || rc == US_E_STATE);
@@ -320,15 +327,21 @@ static void check_open(const char *db, size_t len, int has_wal, struct content *
 		require(rc == US_E_STATE && c->is_read_only);
 		return;
 	}
-	require(is_one_line(reset) && (reset[0] ? !c->is_sound : c->is_usable));
+	require(is_one_line(reset) && !(reset[0] && c->is_sound));
+	require(reset[0] || c->is_usable || !c->is_intact);
 	if (reset[0]) {
 		c->row_count = 0;
 		/* With a WAL it may have become another file when SQLite closed it. */
 		require(is_sqlite || has_wal || is_same_file("state.db.unusable-1", db, len));
 	}
-	check_table(table, c, 0xff);
-	check_info(us_state_info(state), c, reset[0] != '\0');
-	check_again(table, state, c);
+	if (c->is_intact || reset[0]) {
+		check_table(table, c, 0xff);
+		check_info(us_state_info(state), c, reset[0] != '\0');
+		check_again(table, state, c);
+	} else {
+		us_state_close(state);
+		us_table_free(table);
+	}
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t data_len)

@@ -93,7 +93,7 @@ static inline uint32_t header_page_size(const uint8_t *header)
 }
 
 /* What DESIGN.md section 5 promises of every image. */
-static inline void check_image(const struct us_image_info *info)
+static inline void check_image(const struct us_image_info *info, const struct stat *st)
 {
 	require(t.begin_count == 1 && info->image_len == t.image_len);
 	require(info->page_size >= 512 && info->page_size <= 65536 &&
@@ -106,7 +106,8 @@ static inline void check_image(const struct us_image_info *info)
 	uint32_t count = us_get_be32(t.image + 28);
 	require(count == 0 || memcmp(t.image + 24, t.image + 92, 4) != 0 ||
 		count == info->page_count);
-	require(info->mode == 0640 && info->snapshot_ns > 0 && info->db.inode != 0);
+	require(info->mode == (st->st_mode & 07777) && info->db.inode == st->st_ino);
+	require(info->snapshot_ns > 0 && info->db.len == (uint64_t)st->st_size);
 }
 
 static inline int32_t read_ours(struct us_error *err)
@@ -122,7 +123,7 @@ static inline int32_t read_ours(struct us_error *err)
 	t.begin_count = 0;
 	int32_t rc = us_read_image(t.reader, &source, &sink, &info, err);
 	if (rc == 0) {
-		check_image(&info);
+		check_image(&info, &st);
 	} else {
 		require_reason(rc, err);
 		/* Nobody has these files open, so they are never busy. */

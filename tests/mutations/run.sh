@@ -27,7 +27,7 @@ jobs="$(nproc)"
 timeout_s=240
 errors=0 red=0 survived=0
 
-say() { printf '%-9s %-28s %s\n' "$@"; }
+say() { printf '%-9s %-24s %s\n' "$@"; }
 
 # The files of this tree as they are now, and of what make has prepared that which costs
 # time. What is the same stays as it is: its time says what has to be compiled.
@@ -138,7 +138,7 @@ mutate() { # PATCH
 		elif [[ $rc -eq 124 || -z $why ]]; then
 			fail "$name" "${words[*]}: ends with $rc, but no assertion of it failed" "$out"
 		else
-			say red "$name" "$why"
+			say pass: "$name" "$why"
 			red=$((red + 1))
 		fi
 	else

@@ -10,6 +10,8 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <lz4frame.h>
+#include <openssl/sha.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,7 +76,8 @@ static struct us_trailer make_trailer(uint64_t len)
 	return t;
 }
 
-static struct us_object encode(const uint8_t *image, size_t len, int to_file, struct us_trailer *trailer)
+static struct us_object encode(const uint8_t *image, size_t len, int to_file,
+			       struct us_trailer *trailer)
 {
 	struct us_encoder *e;
 	struct us_object object;
@@ -218,7 +221,8 @@ static void test_every_flipped_byte_is_found(void **state)
 	for (size_t i = 0; i < object.len; i++) {
 		for (int bit = 0; bit < 8; bit += 7) {
 			object.data[i] ^= (uint8_t)(1 << bit);
-			assert_int_equal(decode(object.data, object.len, 1000, &sink, &got), US_E_OBJECT);
+			assert_int_equal(decode(object.data, object.len, 1000, &sink, &got),
+					 US_E_OBJECT);
 			object.data[i] ^= (uint8_t)(1 << bit);
 		}
 	}
@@ -323,6 +327,214 @@ static void test_trailer_fields(void **state)
 	assert_string_equal(got.path, trailer.path);
 }
 
+/* A trailer frame by the book (docs/formats.md) around any line. */
+static size_t frame_of(const char *line, uint8_t *ret)
+{
+	uint8_t digest[32];
+	size_t len = strlen(line);
+	us_put_le32(ret, 0x184D2A50);
+	us_put_le32(ret + 4, (uint32_t)(len + 65));
+	memcpy(ret + 8, line, len);
+	ret[8 + len] = '\n';
+	SHA256((const uint8_t *)line, len, digest);
+	for (int i = 0; i < 32; i++) {
+		char hex[3];
+		(void)snprintf(hex, sizeof(hex), "%02x", digest[i]);
+		memcpy(ret + 9 + len + 2 * i, hex, 2);
+	}
+	return 8 + len + 65;
+}
+
+#define AB8 "abababab"
+#define AB64 AB8 AB8 AB8 AB8 AB8 AB8 AB8 AB8
+
+/* Fields of a line that is good: name and value as JSON. */
+static const char *const good_fields[][2] = {
+	{ "format", "1" },
+	{ "path", "\"/data/a.db\"" },
+	{ "snapshot_time", "\"2025-11-24T16:00:00.123456789Z\"" },
+	{ "database_size", "4096" },
+	{ "page_size", "4096" },
+	{ "change_counter", "42" },
+	{ "mode", "\"0640\"" },
+	{ "uid", "1000" },
+	{ "gid", "4294967295" },
+	{ "lz4_sha256", "\"" AB64 "\"" },
+};
+#define FIELD_COUNT (sizeof(good_fields) / sizeof(good_fields[0]))
+
+/* The good line with VALUE in the field NAME, or without the field. */
+static void line_with(const char *name, const char *value, char *ret, size_t cap)
+{
+	size_t len = (size_t)snprintf(ret, cap, "{");
+	for (size_t i = 0; i < FIELD_COUNT; i++) {
+		const char *v = good_fields[i][1];
+		if (strcmp(good_fields[i][0], name) == 0) {
+			v = value;
+		}
+		if (v) {
+			len += (size_t)snprintf(ret + len, cap - len, "%s\"%s\":%s",
+						len > 1 ? "," : "", good_fields[i][0], v);
+		}
+	}
+	(void)snprintf(ret + len, cap - len, "}");
+}
+
+static void test_trailer_values(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *name, *value;
+		int good;
+	} cases[] = {
+		{ "none", NULL, 1 },
+		{ "uid", "0", 1 },
+		{ "database_size", "9223372036854775807", 1 },
+		{ "mode", "\"7777\"", 1 },
+		{ "path", "\"\"", 1 },
+		{ "format", "2", 0 },
+		{ "format", "\"one\"", 0 },
+		{ "path", "5", 0 },
+		{ "path", "null", 0 },
+		{ "snapshot_time", "1764000000", 0 },
+		{ "snapshot_time", "\"2025-11-24\"", 0 },
+		{ "database_size", "0", 0 },
+		{ "database_size", "-1", 0 },
+		{ "database_size", "\"4096\"", 0 },
+		{ "database_size", "4096.5", 0 },
+		{ "database_size", "9223372036854775808", 0 },
+		{ "page_size", "-1", 0 },
+		{ "page_size", "4294967296", 0 },
+		{ "page_size", "\"4096\"", 0 },
+		{ "change_counter", "-1", 0 },
+		{ "change_counter", "4294967296", 0 },
+		{ "mode", "640", 0 },
+		{ "mode", "\"640\"", 0 },
+		{ "mode", "\"00640\"", 0 },
+		{ "mode", "\"0680\"", 0 },
+		{ "mode", "\"06/0\"", 0 },
+		{ "uid", "-1", 0 },
+		{ "uid", "4294967296", 0 },
+		{ "gid", "true", 1 }, /* SQLite says 1 */
+		{ "gid", "[]", 0 },
+		{ "lz4_sha256", "\"ab\"", 0 },
+		{ "lz4_sha256", "\"" AB64 "ab\"", 0 },
+		{ "lz4_sha256", "\"AB" AB64 "\"", 0 },
+		{ "lz4_sha256", "null", 0 },
+	};
+	char line[1024];
+	uint8_t frame[2048];
+	struct us_trailer got;
+	struct us_error err = US_ERROR_INIT;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		line_with(cases[i].name, cases[i].value, line, sizeof(line));
+		size_t len = frame_of(line, frame);
+		int32_t rc = us_trailer_parse(frame, len, &got, NULL, &err);
+		if (rc != (cases[i].good ? 0 : US_E_OBJECT)) {
+			fail_msg("%s: %d (%s)", line, rc, err.message);
+		}
+	}
+	for (size_t i = 0; i < FIELD_COUNT; i++) { /* each of them must be there */
+		line_with(good_fields[i][0], NULL, line, sizeof(line));
+		assert_int_equal(us_trailer_parse(frame, frame_of(line, frame), &got, NULL, &err),
+				 US_E_OBJECT);
+	}
+	static const char *const lines[] = { "", "{", "[]", "x", "{}" };
+	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+		assert_int_equal(
+			us_trailer_parse(frame, frame_of(lines[i], frame), &got, NULL, &err),
+			US_E_OBJECT);
+	}
+	/* A frame whose line does not end where it should. */
+	line_with("none", NULL, line, sizeof(line));
+	size_t len = frame_of(line, frame);
+	frame[len - 65] = ' ';
+	assert_int_equal(us_trailer_parse(frame, len, &got, NULL, &err), US_E_OBJECT);
+	/* No frame in more bytes than a trailer can have. */
+	uint8_t *noise = calloc(1, 2 * US_TRAILER_LEN_MAX);
+	assert_int_equal(us_trailer_parse(noise, 2 * US_TRAILER_LEN_MAX, &got, NULL, &err),
+			 US_E_OBJECT);
+	free(noise);
+	/* A path that is too long for a trailer, or for the room that there is. */
+	struct us_trailer trailer = make_trailer(4096);
+	assert_int_equal(us_trailer_format(&trailer, frame, 100, &len, &err), US_E_NAME);
+	memset(trailer.path, '"', US_TRAILER_PATH_LEN_MAX);
+	trailer.path[US_TRAILER_PATH_LEN_MAX] = '\0';
+	uint8_t *room = malloc(4 * US_TRAILER_LEN_MAX);
+	assert_int_equal(us_trailer_format(&trailer, room, 4 * US_TRAILER_LEN_MAX, &len, &err),
+			 US_E_NAME);
+	free(room);
+}
+
+/* Frames that LZ4 reads, and that are not as ours: PREFS, and CONTENT of IMAGE. */
+static void check_frame(LZ4F_preferences_t prefs, size_t image_len, const char *want)
+{
+	struct us_error err = US_ERROR_INIT;
+	struct us_decoder *d;
+	uint8_t *image = make_image(image_len), frame[16384];
+	struct sink sink = { .data = malloc(image_len), .cap = image_len };
+	LZ4F_cctx *lz4;
+	assert_false(LZ4F_isError(LZ4F_createCompressionContext(&lz4, LZ4F_VERSION)));
+	prefs.autoFlush = 1;
+	size_t len = LZ4F_compressBegin(lz4, frame, sizeof(frame), &prefs);
+	len += LZ4F_compressUpdate(lz4, frame + len, sizeof(frame) - len, image, image_len, NULL);
+	assert_true(len < sizeof(frame));
+	assert_int_equal(us_decoder_new(to_sink, &sink, UINT64_MAX, &d, &err), 0);
+	assert_int_equal(us_decoder_write(d, frame, len, &err), US_E_OBJECT);
+	if (!strstr(err.message, want)) {
+		fail_msg("%s", err.message);
+	}
+	us_decoder_free(d);
+	(void)LZ4F_freeCompressionContext(lz4);
+	free(sink.data);
+	free(image);
+}
+
+static void test_foreign_frames(void **state)
+{
+	(void)state;
+	LZ4F_preferences_t ours = { .frameInfo = { .contentSize = 4096,
+						   .contentChecksumFlag =
+							   LZ4F_contentChecksumEnabled } };
+	LZ4F_preferences_t prefs = ours;
+	prefs.frameInfo.contentSize = 0;
+	check_frame(prefs, 4096, "content size or checksum is missing");
+	prefs = ours;
+	prefs.frameInfo.contentChecksumFlag = LZ4F_noContentChecksum;
+	check_frame(prefs, 4096, "content size or checksum is missing");
+	prefs = ours;
+	prefs.frameInfo.contentSize = 100;
+	check_frame(prefs, 4096, "it holds more than it says");
+
+	struct us_error err = US_ERROR_INIT;
+	struct us_decoder *d;
+	assert_int_equal(us_decoder_new(to_sink, NULL, UINT64_MAX, &d, &err), 0);
+	static const uint8_t skippable[12] = { 0x50, 0x2A, 0x4D, 0x18, 4 };
+	assert_int_equal(us_decoder_write(d, skippable, sizeof(skippable), &err), US_E_OBJECT);
+	us_decoder_reset(d, NULL, UINT64_MAX);
+	assert_int_equal(us_decoder_write(d, (const uint8_t *)"SQLite format 3", 16, &err),
+			 US_E_OBJECT);
+	us_decoder_free(d);
+	us_decoder_free(NULL);
+}
+
+static void test_lengths(void **state)
+{
+	(void)state;
+	struct us_error err = US_ERROR_INIT;
+	struct us_encoder *e;
+	uint8_t page[4096] = { 0 };
+	assert_true(us_encode_bound(UINT64_MAX - 100) == UINT64_MAX);
+	assert_int_equal(us_encoder_new(spool_fd, &e, &err), 0);
+	assert_int_equal(us_encoder_begin(e, UINT64_MAX, 0, &err), US_E_NOMEM);
+	assert_int_equal(us_encoder_begin(e, 4000, 0, &err), 0);
+	assert_int_equal(us_encoder_write(e, page, 4000, &err), 0);
+	assert_int_equal(us_encoder_write(e, page, 1, &err), US_E_ARG);
+	us_encoder_drop(e);
+	us_encoder_free(e);
+	us_encoder_free(NULL);
+}
+
 static void test_times(void **state)
 {
 	(void)state;
@@ -339,9 +551,11 @@ static void test_times(void **state)
 		assert_int_equal(us_time_rfc3339_parse(text, strlen(text), &ns), 0);
 		assert_int_equal(ns, (int64_t)t * US_NS_PER_S + 5);
 	}
-	static const char *const bad[] = { "20010229T000000Z", "20001301T000000Z", "20000001T000000Z",
-					   "20000101T240000Z", "20000101T006000Z", "20000101t000000Z",
-					   "19691231T235959Z", "2000010 T000000Z", "99990101T000000Z" };
+	static const char *const bad[] = { "20010229T000000Z", "20001301T000000Z",
+					   "20000001T000000Z", "20000101T240000Z",
+					   "20000101T006000Z", "20000101t000000Z",
+					   "19691231T235959Z", "2000010 T000000Z",
+					   "99990101T000000Z" };
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		assert_int_equal(us_time_name_parse(bad[i], strlen(bad[i]), &s), -1);
 	}
@@ -386,6 +600,9 @@ int main(void)
 		cmocka_unit_test(test_foreign_trailer),
 		cmocka_unit_test(test_bomb),
 		cmocka_unit_test(test_trailer_fields),
+		cmocka_unit_test(test_trailer_values),
+		cmocka_unit_test(test_foreign_frames),
+		cmocka_unit_test(test_lengths),
 		cmocka_unit_test(test_times),
 		cmocka_unit_test(test_disk_fills_up),
 	};

@@ -500,9 +500,13 @@ static void test_given_back(void **state)
 	open_second();
 	assert_ours(second, 0);
 	assert_refused(first);
+	assert_int_equal(events(second, US_EVENT_WARNING, "owner", "was host"), 1);
 	close_one(&second); /* gives it back, too */
 	assert_int_equal(owner_note().released, 1);
 	assert_ours(first, 0);
+	assert_int_equal(events(first, US_EVENT_WARNING, "owner", "was host"), 1);
+	assert_ours(first, 0);
+	assert_int_equal(events(first, US_EVENT_WARNING, "owner", ""), 0); /* once */
 	assert_int_equal(owner_note().released, 0);
 }
 
@@ -760,6 +764,7 @@ static void test_rolled_back(void **state)
 	open_first();
 	assert_true(first->commits < commits);
 	(void)cycle(first);
+	assert_int_equal(events(first, US_EVENT_WARNING, "owner", "is older than"), 1);
 	assert_int_equal(list_count, 1); /* though no sweep was due */
 	assert_int_equal(stats(first).unsynced, 0);
 	(void)objects_of("a", after);
@@ -811,6 +816,47 @@ static void test_reconcile_survives(void **state)
 	(void)cycle(first);
 	assert_int_equal(list_count, 1);
 	assert_ours(first, 0); /* renewed */
+	assert_int_equal(owner_note().reconcile, 0);
+}
+
+/* The object says so until the state has it, not until it is about to. */
+static void test_reconcile_is_kept(void **state)
+{
+	(void)state;
+	char path[PATH_LEN];
+	sqlite3 *db;
+	pthread_t thread;
+	change("a");
+	open_second();
+	assert_int_equal(cycle(second).uploaded, 1);
+	close_one(&second);
+	open_first();
+	assert_int_equal(cycle(first).uploaded, 1);
+	struct us_owner_note note = owner_note();
+	note.run ^= 1;
+	note.state ^= 1;
+	write_note(&note, 0);
+	assert_ours(first, US_ACQUIRE_TAKEOVER);
+	assert_int_equal(owner_note().reconcile, 1);
+	/* The cycle cannot write to its state for now. */
+	path_of(path, "state1/state.db");
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+	list_count = 0;
+	assert_int_equal(pthread_create(&thread, NULL, run_cycle, first), 0);
+	uint32_t kept = 1;
+	int64_t end_ns = us_clock_mono_ns() + 500 * US_NS_PER_MS;
+	while (kept && us_clock_mono_ns() < end_ns) {
+		us_clock_sleep_ns(20 * US_NS_PER_MS);
+		assert_ours(first, 0);
+		kept = owner_note().reconcile;
+	}
+	assert_int_equal(sqlite3_exec(db, "COMMIT", NULL, NULL, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_close(db), SQLITE_OK);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(kept, 1);
+	assert_int_equal(list_count, 1);
+	assert_ours(first, 0);
 	assert_int_equal(owner_note().reconcile, 0);
 }
 
@@ -968,6 +1014,7 @@ int main(void)
 		TEST(memory_rolled_back),
 		TEST(unguarded),
 		TEST(reconcile_survives),
+		TEST(reconcile_is_kept),
 		TEST(no_conditions),
 		TEST(cost),
 		TEST(takeover_is_kept),

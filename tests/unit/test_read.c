@@ -869,6 +869,24 @@ static void test_wal_that_is_none(void **state)
 	assert_int_equal(truncate(path_of("x.db-wal"), 31), 0);
 	expect_like_sqlite("x.db");
 	expect_file("x.db");
+	/* the second sum of the header; page sizes that cannot be */
+	bytes_store(&wal, path_of("x.db-wal"));
+	poke_be32("x.db-wal", 28, us_get_be32(wal.data + 28) ^ 1);
+	expect_like_sqlite("x.db");
+	expect_file("x.db");
+	static const uint32_t sizes[] = { 0, 256, 1000, 131072, UINT32_C(1) << 31 };
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		uint32_t sum[2] = { 0, 0 };
+		uint8_t header[32];
+		memcpy(header, wal.data, sizeof(header));
+		us_put_be32(header + 8, sizes[i]);
+		wal_sum(sum, header, 24, 0);
+		us_put_be32(header + 24, sum[0]);
+		us_put_be32(header + 28, sum[1]);
+		poke("x.db-wal", 0, header, sizeof(header));
+		expect_like_sqlite("x.db");
+		expect_file("x.db");
+	}
 	/* another format version */
 	us_put_be32(wal.data + 4, 3007001);
 	resum_wal(&wal, 0);
@@ -1120,7 +1138,7 @@ static void test_journal_of_nothing(void **state)
 static void append_super(const char *journal, const char *name)
 {
 	struct bytes b = bytes_load(path_of(journal));
-	uint8_t record[700];
+	uint8_t record[5000];
 	size_t len = strlen(name);
 	uint32_t sum = 0;
 	for (size_t i = 0; i < len; i++) {
@@ -1189,6 +1207,78 @@ static void test_super_journal(void **state)
 	bytes_free(&one);
 	bytes_free(&rolled);
 	bytes_free(&base);
+}
+
+/* Ends of a journal that look like the name of a super-journal, and are none: the journal
+ * is rolled back, as by SQLite. */
+static void test_super_journal_that_is_none(void **state)
+{
+	(void)state;
+	char super[PATH_LEN + 300];
+	struct bytes rolled;
+	make_hot_db("hot.db", 1024, 400);
+	make_db("main.db", "DELETE", 1024, 1);
+	assert_int_equal(recover_copy("hot.db", &rolled), SQLITE_OK);
+	(void)snprintf(super, sizeof(super), "%s/main.db-mj12345678A", dir);
+	static const struct {
+		int64_t off; /* from the end of the journal */
+		uint32_t value;
+	} ends[] = {
+		{ 16, 0 }, { 16, 4097 },      { 16, UINT32_MAX },
+		{ 12, 0 }, { 8, 0xd9d50500 }, { 4, 0xd9d50500 },
+	};
+	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+		struct stat st;
+		copy_state("hot.db", "x.db");
+		append_super("x.db-journal", super);
+		assert_int_equal(stat(path_of("x.db-journal"), &st), 0);
+		poke_be32("x.db-journal", (uint64_t)(st.st_size - ends[i].off), ends[i].value);
+		settle();
+		expect("x.db", 0, NULL);
+		expect_bytes(&rolled);
+		expect_like_sqlite("x.db");
+	}
+	bytes_free(&rolled);
+}
+
+/* Names that say nothing, or that cannot be looked for: nobody may guess. */
+static void test_super_journal_elsewhere(void **state)
+{
+	(void)state;
+	char name[PATH_LEN + 16];
+	struct bytes rolled;
+	make_hot_db("hot.db", 1024, 400);
+	assert_int_equal(recover_copy("hot.db", &rolled), SQLITE_OK);
+	/* a component that no file system has */
+	(void)snprintf(name, sizeof(name), "/%0300d-mj12345678A", 0);
+	copy_state("hot.db", "x.db");
+	append_super("x.db-journal", name);
+	settle();
+	assert_true(read_now("x.db") < 0);
+	assert_non_null(strstr(err.message, "cannot look for"));
+	/* not made as SQLite makes them; beside us lies what is none */
+	copy_state("hot.db", "x.db");
+	append_super("x.db-journal", "/not/here/super");
+	settle();
+	expect("x.db", US_E_ACCESS, "cannot be seen");
+	assert_int_equal(mkdir(path_of("super"), 0755), 0);
+	expect("x.db", US_E_ACCESS, "cannot be seen");
+	assert_int_equal(rmdir(path_of("super")), 0);
+	struct bytes none = { .data = (uint8_t *)strdup(""), .len = 0, .exists = 1 };
+	bytes_store(&none, path_of("super"));
+	expect("x.db", US_E_ACCESS, "cannot be seen");
+	/* a directory of that name is there, for SQLite as for us */
+	assert_int_equal(unlink(path_of("super")), 0);
+	(void)snprintf(name, sizeof(name), "%s/super", dir);
+	assert_int_equal(mkdir(name, 0755), 0);
+	copy_state("hot.db", "x.db");
+	append_super("x.db-journal", name);
+	settle();
+	expect("x.db", 0, NULL);
+	expect_bytes(&rolled);
+	assert_int_equal(rmdir(name), 0);
+	bytes_free(&none);
+	bytes_free(&rolled);
 }
 
 /* WAL over journal over base: SQLite rolls back first and then opens the WAL. */
@@ -1512,6 +1602,8 @@ int main(void)
 		CASE(test_journal_headers),
 		CASE(test_journal_of_nothing),
 		CASE(test_super_journal),
+		CASE(test_super_journal_that_is_none),
+		CASE(test_super_journal_elsewhere),
 		CASE(test_journal_and_wal),
 		CASE(test_streaming),
 		CASE(test_streaming_journal),

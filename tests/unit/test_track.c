@@ -61,6 +61,26 @@ static void test_racy_future(void **state)
 	assert_int_equal(us_racy_flags(&st, &none, 1001 * SECOND, first), 0);
 }
 
+/* In whole seconds a write can have just this ctime, once the clock gets there. */
+static void test_racy_future_whole_seconds(void **state)
+{
+	(void)state;
+	const struct us_file_stat none = { 0 };
+	const uint8_t again = US_RECORD_RACY | US_RECORD_FUTURE;
+	struct us_file_stat st = { .len = 1, .mtime_ns = 1003 * SECOND, .ctime_ns = 1003 * SECOND, .inode = 7 };
+	struct us_file_stat fine = file(1, 5);
+	for (int64_t clock_ns = 1000 * SECOND; clock_ns < 1003 * SECOND; clock_ns += SECOND / 2) {
+		assert_int_equal(us_racy_flags(&st, &none, clock_ns, again), again);
+		assert_int_equal(us_racy_flags(&fine, &st, clock_ns, again), again);
+	}
+	assert_int_equal(us_racy_flags(&st, &none, 1004 * SECOND, again), US_RECORD_RACY);
+	assert_int_equal(us_racy_flags(&st, &none, 1005 * SECOND, US_RECORD_RACY), 0);
+	/* The other file's ticks do not matter. */
+	fine.ctime_ns = 2000 * SECOND + 3;
+	st.mtime_ns = st.ctime_ns = 1 * SECOND;
+	assert_int_equal(us_racy_flags(&fine, &st, 1000 * SECOND, again), 0);
+}
+
 /* ------------------------------------------------------------ change decisions */
 
 static void test_see(void **state)
@@ -800,6 +820,7 @@ int main(void)
 		cmocka_unit_test(test_racy_rule),
 		cmocka_unit_test(test_racy_whole_seconds),
 		cmocka_unit_test(test_racy_future),
+		cmocka_unit_test(test_racy_future_whole_seconds),
 		cmocka_unit_test(test_see),
 		cmocka_unit_test(test_fingerprint_has_every_field),
 		cmocka_unit_test(test_siphash_reference),

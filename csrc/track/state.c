@@ -109,10 +109,14 @@ static int32_t take_lock(const char *state_dir, int *ret_fd, struct us_error *er
 			"another state_dir",
 			state_dir, text[0] ? text : "(unknown pid)");
 	}
-	ssize_t old_len = pread(fd, text, sizeof(text), 0);
-	if (old_len < 0 || (size_t)old_len == sizeof(text) ||
-	    (old_len > 0 &&
-	     ((size_t)old_len != strspn(text, "0123456789") + 1 || text[old_len - 1] != '\n'))) {
+	ssize_t old_len = pread(fd, text, sizeof(text) - 1, 0);
+	if (old_len < 0) {
+		int saved = errno;
+		(void)close(fd); /* only read from */
+		return us_fail_errno(err, saved, "state_dir: cannot read \"%s\"", path);
+	}
+	size_t digits = strspn(text, "0123456789"); /* cut off in the middle they count, too */
+	if (old_len == sizeof(text) - 1 || (size_t)old_len != digits + (text[digits] == '\n')) {
 		(void)close(fd); /* not ours */
 		return us_fail(
 			err, US_E_CONFIG,

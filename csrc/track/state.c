@@ -737,6 +737,9 @@ int32_t us_state_commit(struct us_state *state, struct us_table *table,
 			int64_t high_water_ns, int64_t last_sweep_s, struct us_error *err)
 {
 	state->incomplete |= whole;
+	if (!sqlite3_get_autocommit(state->db)) { /* there was no memory to end the last one */
+		(void)run(state, "ROLLBACK", "roll back", NULL); /* else BEGIN says so */
+	}
 	int32_t rc = run(state, "BEGIN IMMEDIATE", "begin a transaction", err);
 	if (rc) {
 		state->incomplete = 1;

@@ -810,6 +810,7 @@ int32_t us_state_forget_target(struct us_state *state, struct us_error *err)
 struct us_state_lengths {
 	sqlite3 *db;
 	sqlite3_stmt *select;
+	int failed; /* once: nothing more is known */
 };
 
 int32_t us_state_lengths_open(const struct us_state *state, struct us_state_lengths **ret_lengths,
@@ -853,12 +854,15 @@ uint64_t us_state_length(struct us_state_lengths *lengths, const struct us_recor
 {
 	sqlite3_stmt *s = lengths->select;
 	int64_t len = 0;
+	if (lengths->failed) {
+		return 0; /* it may have waited for a lock: not once more for each database */
+	}
 	if (!sqlite3_bind_int64(s, 1, (sqlite3_int64)record->path_hash) &&
 	    !sqlite3_bind_int64(s, 2, (sqlite3_int64)record->content_hash) &&
 	    !sqlite3_bind_int64(s, 3, record->object_time) && sqlite3_step(s) == SQLITE_ROW) {
 		len = sqlite3_column_int64(s, 0);
 	}
-	(void)sqlite3_reset(s); /* a failure: not known */
+	lengths->failed = sqlite3_reset(s) != SQLITE_OK;
 	return len > 0 ? (uint64_t)len : 0;
 }
 

@@ -813,6 +813,34 @@ static void test_state_spares_others(void **arg)
 	us_table_free(table);
 }
 
+/* A pid that a full disk has cut off is no file of somebody else's. */
+static void test_state_lock_cut_off(void **arg)
+{
+	static const struct {
+		const char *text;
+		size_t len;
+		int is_ours;
+	} locks[] = { { "", 0, 1 },	   { "12", 2, 1 },     { "123\n", 4, 1 }, { "1\n2", 3, 0 },
+		      { "12\0\0", 4, 0 }, { "12\n\n", 4, 0 }, { "\n", 1, 1 },
+		      { "1234567890123456789012345678901234567890", 40, 0 } };
+	char path[SCRATCH_LEN + 32], reset[1024];
+	struct us_state *state;
+	struct us_error err = US_ERROR_INIT;
+	(void)arg;
+	(void)snprintf(path, sizeof(path), "%s/lock", dir);
+	for (size_t i = 0; i < sizeof(locks) / sizeof(locks[0]); i++) {
+		struct us_table *table = new_table();
+		FILE *f = fopen(path, "w");
+		assert_non_null(f);
+		assert_int_equal(fwrite(locks[i].text, 1, locks[i].len, f), locks[i].len);
+		assert_int_equal(fclose(f), 0);
+		int32_t rc = us_state_open(dir, "t", 1, 1, table, reset, sizeof(reset), &state, &err);
+		assert_int_equal(rc, locks[i].is_ours ? 0 : US_E_CONFIG);
+		us_state_close(rc ? NULL : state);
+		us_table_free(table);
+	}
+}
+
 int main(void)
 {
 #define STATE_TEST(f) cmocka_unit_test_setup_teardown(f, make_dir, remove_dir)
@@ -844,6 +872,7 @@ int main(void)
 		STATE_TEST(test_state_damaged_or_foreign),
 		STATE_TEST(test_state_damage_seen_by_writing),
 		STATE_TEST(test_state_spares_others),
+		STATE_TEST(test_state_lock_cut_off),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -466,10 +466,6 @@ static int32_t make_directories(const char *path, struct us_error *err)
 		}
 		*at = saved;
 	}
-	struct stat st;
-	if (stat(path, &st) || !S_ISDIR(st.st_mode)) {
-		return us_fail(err, US_E_CONFIG, "state_dir: \"%s\" is not a directory", path);
-	}
 	return 0;
 }
 

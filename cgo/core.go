@@ -43,6 +43,8 @@ package multidb
 #cgo nocallback us_acquire
 #cgo noescape us_release
 #cgo nocallback us_release
+#cgo noescape us_carry
+#cgo nocallback us_carry
 #cgo noescape us_task_start
 #cgo nocallback us_task_start
 #cgo noescape us_task_next
@@ -241,6 +243,18 @@ func (c *core) sweep() {
 	if c.begin() == nil {
 		defer c.end()
 		C.us_sweep(c.ptr)
+	}
+}
+
+// carry says whether cycles leave large databases to later ones.
+func (c *core) carry(on bool) {
+	if c.begin() == nil {
+		defer c.end()
+		var carries C.uint32_t
+		if on {
+			carries = 1
+		}
+		C.us_carry(c.ptr, carries)
 	}
 }
 

@@ -28,6 +28,7 @@ func (*core) hosts() ([]string, error)                      { return nil, errNoC
 func (*core) exclude(string) error                          { return errNoCore }
 func (*core) acquire(bool, time.Duration) error             { return errNoCore }
 func (*core) release(time.Duration) error                   { return errNoCore }
+func (*core) carry(bool)                                    {}
 func (*core) sweep()                                        {}
 func (*core) finish()                                       {}
 func (*core) cancel()                                       {}

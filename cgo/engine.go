@@ -19,6 +19,8 @@ type engine interface {
 	acquire(takeover bool, timeout time.Duration) error
 	release(timeout time.Duration) error
 	sweep()
+	// carry: cycles do not wait for large databases, which go on beside later ones.
+	carry(on bool)
 	finish()
 	cancel()
 	close()

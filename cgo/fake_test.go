@@ -30,6 +30,7 @@ type fakeEngine struct {
 
 	acquireErr         error
 	takeover, released bool
+	carries            []bool
 }
 
 func newFakeEngine() *fakeEngine {
@@ -127,6 +128,12 @@ func (f *fakeEngine) release(time.Duration) error {
 	defer f.mu.Unlock()
 	f.released = true
 	return nil
+}
+
+func (f *fakeEngine) carry(on bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.carries = append(f.carries, on)
 }
 
 func (f *fakeEngine) sweep() {

@@ -166,6 +166,7 @@ func (r *UltraSimpleReplicator) Start() {
 		return
 	}
 	r.looping = true
+	r.core.carry(true)
 	r.active.Go(r.loop)
 }
 
@@ -256,7 +257,7 @@ func (r *UltraSimpleReplicator) resultError(result cycleResult) error {
 	if result.interrupted {
 		faults = append(faults, "stopped before everything was looked at")
 	}
-	if r.sweep && r.snapshot.Load().sweep.failed {
+	if s := r.snapshot.Load().sweep; r.sweep && (s.failed || s.seconds == 0) { // or there was none
 		faults = append(faults, "retention could not be enforced: the sweep of the target did not reach its end")
 	}
 	if len(faults) == 0 {
@@ -493,6 +494,7 @@ func (r *UltraSimpleReplicator) close(ctx context.Context, shutdownSyncTimeout t
 	looping := r.looping
 	r.mu.Unlock()
 	r.stop()
+	r.core.carry(false) // the last cycle waits for all
 
 	marginCtx, cancelMargin := withMargin(ctx, closeMargin)
 	defer cancelMargin()

@@ -432,7 +432,10 @@ func TestReplicator_OnceWithDueSweep(t *testing.T) {
 
 // -once -enforce-retention: a sweep comes first, and its failure is one.
 func TestReplicator_OnceWithSweep(t *testing.T) {
-	for _, tt := range []struct{ sweep, failed bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
+	for _, tt := range []struct{ sweep, failed, never bool }{
+		{}, {failed: true}, {sweep: true}, {sweep: true, failed: true},
+		{sweep: true, never: true}, // the cycle gave up before it
+	} {
 		logs := captureLog(t)
 		f := newFakeEngine()
 		f.st.lastSweep = time.Now() // none is due
@@ -443,8 +446,9 @@ func TestReplicator_OnceWithSweep(t *testing.T) {
 				t.Errorf("%+v: %d sweeps before the cycle", tt, f.sweeps)
 			}
 			f.st.sweep.failed = tt.failed
-			if !tt.failed {
+			if !tt.failed && !tt.never {
 				f.st.lastSweep = time.Unix(1700000000, 0)
+				f.st.sweep.seconds = 0.1
 				f.st.objectsDeleted += 3
 			}
 			return cycleResult{databases: 5}, nil
@@ -453,11 +457,11 @@ func TestReplicator_OnceWithSweep(t *testing.T) {
 		r := newFakeReplicator(t.Context(), f)
 		r.sweep = tt.sweep
 		err := r.Once(t.Context())
-		if wantErr := tt.sweep && tt.failed; (err != nil) != wantErr ||
+		if wantErr := tt.sweep && (tt.failed || tt.never); (err != nil) != wantErr ||
 			wantErr && !strings.Contains(err.Error(), "retention could not be enforced") {
 			t.Errorf("%+v: err=%v", tt, err)
 		}
-		if n := strings.Count(logs.String(), "msg=sweep system=multi-db objects=0 bytes=0 deleted=3 "); (n == 1) == tt.failed {
+		if n := strings.Count(logs.String(), "msg=sweep system=multi-db objects=0 bytes=0 deleted=3 "); (n == 1) == (tt.failed || tt.never) {
 			t.Errorf("%+v: %s", tt, logs)
 		}
 		if err := r.Close(t.Context(), 0); err != nil {

@@ -466,10 +466,6 @@ static int32_t make_directories(const char *path, struct us_error *err)
 		}
 		*at = saved;
 	}
-	struct stat st;
-	if (stat(path, &st) || !S_ISDIR(st.st_mode)) {
-		return us_fail(err, US_E_CONFIG, "state_dir: \"%s\" is not a directory", path);
-	}
 	return 0;
 }
 
@@ -629,7 +625,9 @@ US_API int32_t us_open(const struct us_options *options, struct us **ret_us, str
 	us->memory_limit = o.memory_limit_bytes ? o.memory_limit_bytes : MEMORY_LIMIT_DEFAULT;
 	us->staged_max = us->memory_limit / 2;
 	us->job_max = o.target == US_TARGET_FILE ? FILE_JOBS : us->concurrency + 64;
-	us->worker_count = us_cpu_count() < US_READERS_MAX ? us_cpu_count() : US_READERS_MAX;
+	us->job_max += US_LARGE_MAX;
+	/* One more than there are processors: it reads no large databases. */
+	us->worker_count = us_cpu_count() < US_READERS_MAX ? us_cpu_count() + 1 : US_READERS_MAX;
 	us->spool_fd = us->prefix_fd = -1;
 	us->dirty_cap = US_DIRTY_MAX;
 	us->dirty = us_alloc(us->dirty_cap * sizeof(*us->dirty));
@@ -658,6 +656,7 @@ US_API void us_close(struct us *us)
 	us_owner_free(us->owner);
 	us_workers_stop(us);
 	if (us->store) {
+		us_puts_end(us);
 		us->store->ops->close(us->store);
 	}
 	us_state_close(us->state);
@@ -745,6 +744,13 @@ US_API void us_finish(struct us *us)
 	}
 }
 
+US_API void us_carry(struct us *us, uint32_t carries)
+{
+	if (us) {
+		us->carries = carries != 0;
+	}
+}
+
 US_API void us_sweep(struct us *us)
 {
 	if (us) {
@@ -775,7 +781,10 @@ US_API int32_t us_cycle(struct us *us, struct us_cycle_result *ret_result, struc
 	if (rc || !ret_result) {
 		return rc;
 	}
-	return give_struct(ret_result, &us->now, sizeof(us->now), "ret_result", err);
+	(void)pthread_mutex_lock(&us->mutex); /* what it has carried over may end */
+	struct us_cycle_result result = us->now;
+	(void)pthread_mutex_unlock(&us->mutex);
+	return give_struct(ret_result, &result, sizeof(result), "ret_result", err);
 }
 
 static int32_t check_owner_args(struct us *us, int32_t timeout_ms, struct us_error *err)

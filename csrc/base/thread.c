@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
+#include <string.h>
 #include <time.h>
 
 #include "clock.h"
@@ -19,8 +20,9 @@ int32_t us_thread_start(pthread_t *ret_thread, const char *name, void *(*main)(v
 	int rc = pthread_create(ret_thread, NULL, main, arg);
 	(void)pthread_sigmask(SIG_SETMASK, &before, NULL); /* a mask we were given back */
 	if (rc) {
-		(void)us_fail_errno(err, rc, "cannot start thread %s", name);
-		return US_E_NOMEM;
+		char reason[96];
+		return us_fail(err, US_E_NOMEM, "cannot start thread %s: %s", name,
+			       strerror_r(rc, reason, sizeof(reason)));
 	}
 	(void)pthread_setname_np(*ret_thread, name); /* a name is a convenience */
 	return 0;

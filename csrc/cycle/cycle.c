@@ -56,8 +56,14 @@ static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
 	job->racy_flags = racy_flags;
 	job->was_unsynced = was_unsynced != 0;
 	job->inode = entry->db.inode;
+	job->floor_ns = walk->us->floor_ns;
 	(void)snprintf(job->rel, sizeof(job->rel), "%s%s%s", batch->dir, batch->dir_len ? "/" : "",
 		       entry->name);
+	int is_carried = walk->us->carries && us_is_large(walk->us, entry->db.len);
+	if (is_carried && !us_job_make_large(walk->us, job)) {
+		us_job_drop(walk->us, job); /* a later cycle's */
+		return 0;
+	}
 	us_job_queue(walk->us, job);
 	return 0;
 }
@@ -91,6 +97,15 @@ static int see(struct walk *walk, const struct us_walk_entry *entry, uint64_t pa
 	return seen;
 }
 
+static void tell_large(struct us *us, const struct us_walk_batch *batch,
+		       const struct us_walk_entry *entry, uint64_t path_hash)
+{
+	char rel[US_PATH_LEN_MAX + 1];
+	(void)snprintf(rel, sizeof(rel), "%s%s%s", batch->dir, batch->dir_len ? "/" : "",
+		       entry->name);
+	us_large_tell(us, path_hash, rel);
+}
+
 static int32_t on_batch(void *arg, uint32_t thread, const struct us_walk_batch *batch)
 {
 	struct walk *walk = arg;
@@ -110,6 +125,10 @@ static int32_t on_batch(void *arg, uint32_t thread, const struct us_walk_batch *
 			continue;
 		}
 		changed += seen == US_SEEN_CHANGED;
+		if (us->large_live > 0 && us_large_is_live(us, path_hash)) {
+			tell_large(us, batch, entry, path_hash);
+			continue;
+		}
 		if (seen < 0 || start_job(walk, batch, entry, path_hash, fingerprint, racy_flags,
 					  was_unsynced)) {
 			return US_E_CANCELED;
@@ -202,16 +221,26 @@ int32_t us_commit(struct us *us, struct us_error *err)
 	return rc;
 }
 
-/* Until the walk is over and no job is left. Commits on the way; if one fails, the next
- * writes everything, and the last one of the cycle counts. */
+/* Whether a cycle may end with what is live. Wants the mutex. */
+static int may_end(struct us *us)
+{
+	int is_carried = us->carries && us->large_live > 0 && us->live == us->large_live &&
+			 !us_stopping(us) && us_clock_mono_ns() >= us->large_wait_ns;
+	return us->live == 0 || is_carried;
+}
+
+/* Until the walk is over and no job is left that has to end with the cycle. Commits on the
+ * way; if one fails, the next writes everything, and the last one of the cycle counts. */
 static void drain(struct us *us)
 {
 	int64_t committed_ns = us_clock_mono_ns();
 	for (;;) {
 		(void)pthread_mutex_lock(&us->mutex);
-		int over = us->walk_done && us->live == 0 && us->deferred.count == 0;
+		int over = us->walk_done && us->deferred.count == 0 && may_end(us);
 		if (!over && us->putting == 0 && us->dirty_count < US_DIRTY_MAX) {
-			(void)us_cond_wait_ns(&us->done, &us->mutex, COMMIT_INTERVAL_NS);
+			(void)us_cond_wait_ns(&us->done, &us->mutex,
+					      us->large_live > 0 ? STORE_WAIT_MS * US_NS_PER_MS
+								 : COMMIT_INTERVAL_NS);
 		}
 		int putting = us->putting > 0;
 		int due = us->dirty_count >= US_DIRTY_MAX ||
@@ -232,6 +261,29 @@ static void drain(struct us *us)
 			}
 			committed_ns = us_clock_mono_ns();
 		}
+	}
+}
+
+void us_large_wait(struct us *us)
+{
+	for (int live = 1; live && !us_stopping(us);) {
+		(void)pthread_mutex_lock(&us->mutex);
+		live = us->live > 0;
+		int putting = us->putting > 0;
+		if (live && !putting) {
+			(void)us_cond_wait_ns(&us->done, &us->mutex, STORE_WAIT_MS * US_NS_PER_MS);
+		}
+		(void)pthread_mutex_unlock(&us->mutex);
+		if (putting) {
+			reap(us);
+		}
+	}
+}
+
+void us_puts_end(struct us *us)
+{
+	while (us->putting > 0) {
+		reap(us);
 	}
 }
 

@@ -19,6 +19,7 @@
  */
 
 #define US_READERS_MAX 16
+#define US_LARGE_MAX 64 /* large databases under way at a time, where cycles end without them */
 
 /* A file that other parts of this process have open: never opened here. */
 struct us_foreign {
@@ -39,6 +40,9 @@ struct us_job {
 	uint8_t racy_flags;	 /* of the walk's stats */
 	uint8_t patience;	 /* PATIENCE_*: whether reading it may wait */
 	uint8_t was_unsynced;	 /* before this cycle */
+	uint8_t is_large;	 /* may outlast its cycle */
+	int prefix_fd;		 /* of a large one its own */
+	int64_t floor_ns;	 /* its snapshot time is later */
 	struct us_image_info info;
 	uint64_t content_hash;
 	struct us_object object;
@@ -92,9 +96,12 @@ struct us {
 	_Atomic uint32_t walk_stop; /* either of them, for the walk */
 	_Atomic uint32_t has_foreign;
 	_Atomic uint32_t sweep_wanted; /* us_sweep was called */
+	_Atomic uint32_t carries;      /* cycles do not wait for large databases (us_carry) */
+	_Atomic int large_paused;      /* none begins: a sweep waits for their end */
 	_Atomic int64_t commits;       /* of the state, for the owner's thread */
 
-	/* The cycle under way; set while no worker has a job. */
+	/* The cycle under way; set while no worker has a job but large ones, which do not look
+	 * at them. */
 	int prefix_fd;
 	uint8_t generation;
 	int64_t floor_ns; /* snapshot times of this cycle are later */
@@ -107,9 +114,13 @@ struct us {
 	struct us_worker workers[US_READERS_MAX];
 	uint32_t worker_count;
 	int closing;
-	struct us_job_list queued, deferred, unused;
-	size_t job_count, job_max; /* allocated, deferred ones apart */
+	struct us_job_list queued, queued_large, deferred, unused;
+	size_t job_max;		   /* of live ones */
 	size_t live;		   /* queued, being read, or in the store */
+	_Atomic size_t large_live; /* of these, large */
+	uint32_t large_reading;	   /* by so many workers */
+	uint64_t large[US_LARGE_MAX]; /* path hashes of those */
+	int64_t large_wait_ns; /* monotonic: until then a cycle waits for large ones, too */
 	size_t putting;		   /* in the store */
 	uint64_t staged, staged_max;
 	uint32_t room_waiters, budget_waiters; /* nobody is woken for nothing */
@@ -151,6 +162,18 @@ void us_job_queue(struct us *us, struct us_job *job);
 void us_jobs_trim(struct us *us);
 /* Ends JOB, whose put has come back. */
 void us_job_put_done(struct us *us, struct us_job *job);
+/* Whether a database of DB_LEN bytes goes through the spool and may take long. */
+int us_is_large(const struct us *us, uint64_t db_len);
+/* Makes JOB, which is not queued yet, one that may outlast its cycle. 0: it stays as it
+ * is, too many are under way. */
+int us_job_make_large(struct us *us, struct us_job *job);
+/* Ends JOB, which is not queued yet: its database stays changed. */
+void us_job_drop(struct us *us, struct us_job *job);
+int us_large_is_any(struct us *us);
+/* Whether the large database of PATH_HASH is under way. */
+int us_large_is_live(struct us *us, uint64_t path_hash);
+/* Counts the database at REL below the prefix, which an earlier cycle has begun, as failed. */
+void us_large_tell(struct us *us, uint64_t path_hash, const char *rel);
 
 /* The record has to be committed. OBJECT_LEN: of its object that was just acknowledged,
  * else 0. */
@@ -183,6 +206,11 @@ void us_sweep_stop(struct us *us);
 
 /* cycle.c, plan.c */
 int32_t us_cycle_run(struct us *us, struct us_error *err);
+/* Takes back what is in the store until nothing is live, or (us_finish, us_cancel) until it
+ * shall end. */
+void us_large_wait(struct us *us);
+/* After us_cancel, once no worker runs: takes back what is in the store. */
+void us_puts_end(struct us *us);
 /* Commits the dirty records. After a failure the next commit writes everything. */
 int32_t us_commit(struct us *us, struct us_error *err);
 int us_stopping(struct us *us);

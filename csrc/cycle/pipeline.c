@@ -15,14 +15,23 @@
  * until all others are read, and only then read with patience, so that one hot
  * database delays nobody.
  *
+ * Nor does a large one, which can take minutes to read and to send: one worker is kept
+ * free of them, and (us_carry) a cycle ends without those that are still under way. Such
+ * a job has a descriptor of the prefix of its own and depends on nothing of its cycle; it
+ * is known by its path hash, so that later cycles do not begin a second one, and ends in
+ * whatever cycle is running then. From the second cycle on its database counts as failed.
+ * No sweep begins while one is live (sweep.c): none is begun while one is due.
+ *
  * Locks: us->mutex, then nothing. A table shard is locked alone. Neither is held
  * across I/O.
  */
 #include "fleet.h"
 
+#include <fcntl.h>
 #include <malloc.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "../base/alloc.h"
 #include "../base/escape.h"
@@ -32,6 +41,10 @@
 #define DEFERRED_MAX 512
 /* Jobs that stay allocated between cycles. */
 #define JOBS_KEPT 64
+/* A large database is longer, and its object goes to a spool file. */
+#define LARGE_LEN_MIN (UINT64_C(64) << 20)
+/* A cycle that has begun large ones gives them so long to end with it. */
+#define LARGE_WAIT_NS (2 * US_NS_PER_S)
 /* Failures of the network in a row after which a cycle gives up on the target. */
 #define NETWORK_FAILURES_MAX 20
 #define STAGE_UPLOAD "upload"
@@ -98,6 +111,7 @@ struct us_job *us_job_take(struct us *us)
 	}
 	if (job) {
 		us->live++;
+		job->is_large = 0;
 		job->object.fd = -1;
 		job->patience = PATIENCE_NONE;
 		job->staged_bytes = 0;
@@ -109,7 +123,7 @@ struct us_job *us_job_take(struct us *us)
 void us_job_queue(struct us *us, struct us_job *job)
 {
 	(void)pthread_mutex_lock(&us->mutex);
-	list_push(&us->queued, job);
+	list_push(job->is_large ? &us->queued_large : &us->queued, job);
 	(void)pthread_cond_signal(&us->work);
 	(void)pthread_mutex_unlock(&us->mutex);
 }
@@ -124,7 +138,7 @@ static void leave(struct us *us)
 	if (us->walk_done && us->deferred.count > 0) {
 		(void)pthread_cond_signal(&us->work);
 	}
-	if (us->live == 0) {
+	if (us->live == us->large_live) {
 		(void)pthread_cond_signal(&us->done);
 	}
 }
@@ -139,14 +153,81 @@ static void give_back(struct us *us, struct us_job *job, uint64_t keep_len)
 	}
 }
 
+/* Wants the mutex. */
+static void forget_large(struct us *us, uint64_t path_hash)
+{
+	size_t i = 0;
+	while (us->large[i] != path_hash) {
+		i++;
+	}
+	us->large[i] = us->large[--us->large_live];
+}
+
 static void job_free(struct us *us, struct us_job *job)
 {
 	us_object_done(&job->object);
+	if (job->is_large) {
+		(void)close(job->prefix_fd); /* a directory */
+	}
 	(void)pthread_mutex_lock(&us->mutex);
 	give_back(us, job, 0);
+	if (job->is_large) {
+		forget_large(us, job->path_hash);
+	}
 	list_push(&us->unused, job);
 	leave(us);
 	(void)pthread_mutex_unlock(&us->mutex);
+}
+
+int us_is_large(const struct us *us, uint64_t db_len)
+{
+	return db_len >= LARGE_LEN_MIN && us_encode_bound(db_len) > us->staged_max / 4;
+}
+
+int us_job_make_large(struct us *us, struct us_job *job)
+{
+	int fd = fcntl(us->prefix_fd, F_DUPFD_CLOEXEC, 0);
+	(void)pthread_mutex_lock(&us->mutex);
+	int fits = fd >= 0 && us->large_live < US_LARGE_MAX && !us->large_paused;
+	if (fits) {
+		us->large[us->large_live++] = job->path_hash;
+		us->large_wait_ns = us_clock_mono_ns() + LARGE_WAIT_NS;
+		job->is_large = 1;
+		job->prefix_fd = fd;
+		job->patience = PATIENCE_FULL; /* nobody waits for it */
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+	if (fits) {
+		return 1;
+	}
+	if (fd >= 0) {
+		(void)close(fd); /* a directory */
+	}
+	return 0;
+}
+
+void us_job_drop(struct us *us, struct us_job *job)
+{
+	job_free(us, job);
+}
+
+int us_large_is_any(struct us *us)
+{
+	(void)pthread_mutex_lock(&us->mutex);
+	int any = us->large_live > 0;
+	(void)pthread_mutex_unlock(&us->mutex);
+	return any;
+}
+
+int us_large_is_live(struct us *us, uint64_t path_hash)
+{
+	int found = 0;
+	(void)pthread_mutex_lock(&us->mutex);
+	for (size_t i = 0; i < us->large_live && !found; i++) {
+		found = us->large[i] == path_hash;
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+	return found;
 }
 
 void us_jobs_trim(struct us *us)
@@ -212,6 +293,10 @@ static struct us_job *next_job(struct us *us)
 	(void)pthread_mutex_lock(&us->mutex);
 	for (;;) {
 		job = list_pop(&us->queued);
+		if (!job && us->large_reading + 1 < us->worker_count) {
+			job = list_pop(&us->queued_large);
+			us->large_reading += job != NULL;
+		}
 		if (!job && us->walk_done && us->live < us->job_max) {
 			job = list_pop(&us->deferred);
 			if (job) {
@@ -318,6 +403,26 @@ static void job_fail_as(struct us *us, struct us_job *job, const char *stage,
 	}
 	note_failure(us, strcmp(stage, STAGE_UPLOAD) == 0);
 	job_free(us, job);
+}
+
+void us_large_tell(struct us *us, uint64_t path_hash, const char *rel)
+{
+	struct us_job job = { .path_hash = path_hash };
+	(void)snprintf(job.rel, sizeof(job.rel), "%s", rel);
+	struct us_record *record = us_table_acquire(us->table, path_hash, 0);
+	if (!record || !(record->flags & US_RECORD_UNSYNCED)) { /* it has just come to its end */
+		us_table_release(us->table, path_hash);
+		return;
+	}
+	uint32_t cycles = us_record_failed_cycles(record) + 1, since_s = us_record_since_s(record);
+	us_record_set_unsynced(record, since_s, cycles);
+	us_table_release(us->table, path_hash);
+	char path[US_PATH_TEXT_LEN];
+	escaped_path(us, &job, path);
+	us_report_failure(us->report, path, STAGE_UPLOAD,
+			  "it is large, and its backup has not come to its end yet", cycles,
+			  since_s * US_NS_PER_S);
+	note_failure(us, 0);
 }
 
 static void job_fail(struct us *us, struct us_job *job, const char *stage,
@@ -697,14 +802,15 @@ static void process(struct us_worker *w)
 		job_fail(us, job, "key", &err);
 		return;
 	}
-	const struct us_read_source source = { .prefix_fd = us->prefix_fd,
-					       .rel = job->rel,
-					       .display = w->trailer.path,
-					       .inode = job->inode,
-					       .is_foreign =
-						       us->has_foreign ? us_foreign_has : NULL,
-					       .arg = us,
-					       .patient = job->patience == PATIENCE_FULL };
+	const struct us_read_source source = {
+		.prefix_fd = job->is_large ? job->prefix_fd : us->prefix_fd,
+		.rel = job->rel,
+		.display = w->trailer.path,
+		.inode = job->inode,
+		.is_foreign = us->has_foreign ? us_foreign_has : NULL,
+		.arg = us,
+		.patient = job->patience == PATIENCE_FULL
+	};
 	const struct us_image_sink sink = { .begin = begin_image, .write = write_image, .arg = w };
 	w->failed_stage = NULL;
 	int32_t rc = us_read_image(w->reader, &source, &sink, &job->info, &err);
@@ -712,8 +818,8 @@ static void process(struct us_worker *w)
 		read_failed(w, rc, &err);
 		return;
 	}
-	if (job->info.snapshot_ns <= us->floor_ns) {
-		job->info.snapshot_ns = us->floor_ns + 1;
+	if (job->info.snapshot_ns <= job->floor_ns) {
+		job->info.snapshot_ns = job->floor_ns + 1;
 	}
 	if (encode_end(w, &err)) {
 		us_encoder_drop(w->encoder);
@@ -732,8 +838,16 @@ static void process(struct us_worker *w)
 static void *worker_main(void *arg)
 {
 	struct us_worker *w = arg;
-	while ((w->job = next_job(w->us)) != NULL) {
+	struct us *us = w->us;
+	while ((w->job = next_job(us)) != NULL) {
+		int is_large = w->job->is_large;
 		process(w);
+		if (is_large) {
+			(void)pthread_mutex_lock(&us->mutex);
+			us->large_reading--;
+			(void)pthread_cond_signal(&us->work);
+			(void)pthread_mutex_unlock(&us->mutex);
+		}
 	}
 	return NULL;
 }
@@ -777,6 +891,7 @@ void us_workers_stop(struct us *us)
 		us_encoder_free(w->encoder);
 	}
 	free_jobs(&us->queued);
+	free_jobs(&us->queued_large);
 	free_jobs(&us->deferred);
 	free_jobs(&us->unused);
 }

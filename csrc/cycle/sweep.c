@@ -507,7 +507,13 @@ int32_t us_sweep_begin(struct us *us, struct us_error *err)
 		is_fresh = !us_state_info(us->state)->target_known;
 	}
 	int is_needed = is_fresh || us->sweep_wanted;
-	if (!rc && !us->sweep && !us_stopping(us) && (is_needed || is_due(us))) {
+	int wants_one = !rc && !us->sweep && (is_needed || is_due(us));
+	if (wants_one && is_needed) {
+		us_large_wait(us);
+	}
+	int is_free = wants_one && !us_large_is_any(us);
+	us->large_paused = wants_one && !is_free; /* then the next cycle can */
+	if (is_free && !us_stopping(us)) {
 		struct us_error why = US_ERROR_INIT;
 		is_needed |= atomic_exchange(&us->sweep_wanted, 0) != 0;
 		rc = start(us, &why);

@@ -119,7 +119,7 @@ static int match_glob(const struct us_pattern *p, const struct component *c, con
 static int match_name(const struct us_pattern *p, const struct component *c, const char *name,
 		      size_t len, struct us_capture *captures)
 {
-	if (len < c->name_len_min || len == 0 || len > US_PATTERN_FILE_NAME_LEN_MAX) {
+	if (len < c->name_len_min || len > US_PATTERN_FILE_NAME_LEN_MAX) { /* the least is 1 */
 		return 0;
 	}
 	if (name[0] == '.' && (c->starts_wild || len == 1 || (len == 2 && name[1] == '.'))) {
@@ -151,8 +151,10 @@ static int match_deep(size_t count, const char **rest, const char *end, struct u
 	const char *at = begin;
 	for (size_t i = 0; i < count; i++) {
 		const char *slash = memchr(at, '/', (size_t)(end - at));
-		if (!slash || slash == at || *at == '.' ||
-		    slash - at > US_PATTERN_FILE_NAME_LEN_MAX) {
+		if (!slash) { /* unreached: COUNT leaves components for the rest of the pattern */
+			return 0;
+		}
+		if (slash == at || *at == '.' || slash - at > US_PATTERN_FILE_NAME_LEN_MAX) {
 			return 0;
 		}
 		at = slash + 1;

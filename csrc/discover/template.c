@@ -405,7 +405,7 @@ static char *make_list_prefix(const struct us_template *t)
 {
 	char text[US_KEY_LEN_MAX + 2];
 	size_t len = 0;
-	for (uint32_t i = 0; i < t->part_count && t->parts[i].kind == PART_LITERAL; i++) {
+	for (uint32_t i = 0; t->parts[i].kind == PART_LITERAL; i++) { /* one of them is none */
 		memcpy(text + len, t->parts[i].head, t->parts[i].head_len);
 		len += t->parts[i].head_len;
 		text[len++] = '/';
@@ -487,9 +487,9 @@ char *us_template_shape(const struct us_template *tmpl)
 	for (uint32_t i = 0; shape && i < tmpl->part_count; i++) {
 		const struct part *part = &tmpl->parts[i];
 		len += (size_t)snprintf(shape + len, cap - len, "%s%.*s%s%.*s", i ? "/" : "",
-					(int)part->head_len, part->head ? part->head : "",
+					(int)part->head_len, part->head,
 					part->kind == PART_LITERAL ? "" : variable,
-					(int)part->tail_len, part->tail ? part->tail : "");
+					(int)part->tail_len, part->tail);
 	}
 	return shape;
 }
@@ -602,12 +602,10 @@ struct key_reader {
 	size_t raw_len;
 };
 
-/* The next component, or a length of 0 if there is none. */
+/* The next component; its length may be 0. They were counted. */
 static size_t next_component(struct key_reader *r, const char **ret_text)
 {
-	if (r->at > r->end) {
-		return 0;
-	}
+	US_ASSERT(r->at <= r->end);
 	*ret_text = r->at;
 	const char *slash = memchr(r->at, '/', (size_t)(r->end - r->at));
 	const char *stop = slash ? slash : r->end;
@@ -657,8 +655,7 @@ static int read_literal(struct key_reader *r, const struct part *part)
 {
 	const char *text;
 	size_t text_len = next_component(r, &text);
-	return text_len == part->head_len && text_len > 0 &&
-	       memcmp(text, part->head, text_len) == 0;
+	return text_len == part->head_len && memcmp(text, part->head, text_len) == 0;
 }
 
 static int read_key(struct key_reader *r, const struct us_template *t, struct us_capture *captures)

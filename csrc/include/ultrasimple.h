@@ -224,6 +224,15 @@ US_API int32_t us_release(struct us *us, int32_t timeout_ms, struct us_error *er
  */
 US_API void us_sweep(struct us *us);
 
+/*
+ * CARRIES 1: from now on us_cycle does not wait for databases of 64 MiB and more whose
+ * objects go through the spool, beyond two seconds. They go on beside later cycles, count
+ * as failed from the second one on, and are acknowledged by the one that runs when they
+ * end. Then no sweep begins before they have. 0 (so it is at first): each us_cycle ends
+ * with all that it has found. Any time.
+ */
+US_API void us_carry(struct us *us, uint32_t carries);
+
 struct us_cycle_result {
 	uint32_t struct_size; /* set by the caller */
 	uint32_t interrupted; /* 1: us_finish ended it before everything was looked at */

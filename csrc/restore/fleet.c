@@ -399,19 +399,17 @@ static struct us_fleet_item *take_listed(struct us_fleet *f)
 	return item;
 }
 
-/* The batch, if it is to be committed now. Wants the mutex. */
-static struct us_fleet_batch *take_batch(struct us_fleet *f)
+/* The batch, if W is to commit it now: its empty one takes its place. Wants the mutex. */
+static struct us_fleet_batch *take_batch(struct us_fleet *f, struct us_fleet_worker *w)
 {
 	struct us_fleet_batch *batch = f->batch;
 	if (batch->count == 0 || (batch->count < f->batch_max && !f->flush && !is_over(f))) {
 		return NULL;
 	}
-	struct us_fleet_batch *next = us_alloc_zero(sizeof(*next));
-	if (next) {
-		f->batch = next;
-		f->flush = 0;
-	}
-	return next ? batch : NULL; /* tried again when what is in flight gives memory back */
+	f->batch = w->spare;
+	w->spare = NULL;
+	f->flush = 0;
+	return batch;
 }
 
 static void *worker_main(void *arg)
@@ -420,12 +418,10 @@ static void *worker_main(void *arg)
 	struct us_fleet *f = w->fleet;
 	(void)pthread_mutex_lock(&f->mutex);
 	while (!is_stopped(f)) {
-		struct us_fleet_batch *batch = take_batch(f);
-		/* A full batch that could not be taken takes no more. */
-		int full = !batch && f->batch->count >= f->batch_max;
-		struct us_fleet_item *ready = batch || full ? NULL : pop(&f->ready);
+		struct us_fleet_batch *batch = take_batch(f, w);
+		struct us_fleet_item *ready = batch ? NULL : pop(&f->ready);
 		struct us_fleet_item *listed =
-			!batch && !full && !ready && may_start(f) ? take_listed(f) : NULL;
+			!batch && !ready && may_start(f) ? take_listed(f) : NULL;
 		if (!batch && !ready && !listed) {
 			if (is_over(f) && f->batch->count == 0) {
 				break;
@@ -436,6 +432,7 @@ static void *worker_main(void *arg)
 		(void)pthread_mutex_unlock(&f->mutex);
 		if (batch) {
 			us_fleet_commit(w, batch);
+			w->spare = batch;
 		} else if (ready) {
 			us_fleet_finish(w, ready);
 		} else {
@@ -510,7 +507,8 @@ static int32_t start_worker(struct us_fleet *f, struct us_fleet_worker *w, struc
 {
 	w->fleet = f;
 	w->fd = -1;
-	int32_t rc = us_fetch_new(&w->fetch, err);
+	w->spare = us_alloc_zero(sizeof(*w->spare));
+	int32_t rc = w->spare ? us_fetch_new(&w->fetch, err) : us_fail_nomem(err);
 	if (!rc && f->is_verify) {
 		w->fd = open_scratch(f);
 		rc = w->fd < 0 ? us_fail_errno(err, errno,
@@ -615,6 +613,7 @@ static void done(struct us_fleet *f)
 	for (uint32_t i = 0; f->workers && i < f->worker_count; i++) {
 		struct us_fleet_worker *w = &f->workers[i];
 		us_fetch_free(w->fetch);
+		us_free(w->spare);
 		if (w->fleet && w->fd >= 0) {
 			(void)close(w->fd); /* scratch */
 		}
@@ -698,7 +697,6 @@ static int32_t run_threads(struct us_fleet *f, struct us_error *err)
 	}
 	if (f->given_up && !f->task->cancel) {
 		us_fleet_commit(&f->workers[0], f->batch); /* what is complete */
-		f->batch = NULL;
 		return us_fail(err, US_E_NETWORK,
 			       "given up: the target could not be reached for a minute: %s",
 			       f->gave_up_err.message);

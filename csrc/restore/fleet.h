@@ -61,6 +61,7 @@ struct us_fleet_worker {
 	pthread_t thread;
 	int started;
 	struct us_fetch *fetch;
+	struct us_fleet_batch *spare; /* empty: takes the place of the one that is committed */
 	int fd; /* VERIFY: where images go; else -1 */
 	struct us_trailer trailer;
 	struct us_batch_item batch_items[US_FLEET_BATCH_MAX];
@@ -132,6 +133,7 @@ void us_fleet_get(struct us_fleet *fleet, struct us_fleet_item *item);
 void us_fleet_start(struct us_fleet_worker *worker, struct us_fleet_item *item);
 /* Its get is over: to the batch, to its end, or to another try. */
 void us_fleet_finish(struct us_fleet_worker *worker, struct us_fleet_item *item);
+/* Ends all in BATCH, which is empty then. */
 void us_fleet_commit(struct us_fleet_worker *worker, struct us_fleet_batch *batch);
 /* VERIFY: a suspect, compared with STATE and TABLE, read just now. */
 void us_fleet_recheck(struct us_fleet_worker *worker, struct us_fleet_item *item,

@@ -523,5 +523,5 @@ void us_fleet_commit(struct us_fleet_worker *w, struct us_fleet_batch *batch)
 			end_item(f, done->owner, US_ROW_OK, 0, NULL);
 		}
 	}
-	us_free(batch);
+	batch->count = 0;
 }

@@ -563,7 +563,8 @@ static int mark_dir(int parent_fd, const char *name)
 {
 	int fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0) {
-		return 0; /* whoever has moved it has it; what comes next says so */
+		/* Whoever has moved it has it; what comes next says so. */
+		return errno != ENOENT && errno != ENOTDIR && errno != ELOOP;
 	}
 	struct stat st;
 	int failed = fstat(fd, &st) || (st.st_uid == geteuid() && fchmod(fd, US_OUTPUT_DIR_MODE));
@@ -583,10 +584,13 @@ static int32_t make_one(const struct us_output *o, int parent_fd, const char *na
 	}
 	int failed = mkdirat(parent_fd, name, 0700);
 	int was_there = failed && errno == EEXIST;
-	if (!failed) {
-		failed = mark_dir(parent_fd, name);
-	}
 	int saved = errno;
+	if (!failed && mark_dir(parent_fd, name)) {
+		failed = 1;
+		saved = errno;
+		/* Without its mark it would stay as it is, also when a restore succeeds. */
+		(void)unlinkat(parent_fd, name, AT_REMOVEDIR);
+	}
 	if (o->made_dirs) {
 		(void)pthread_mutex_unlock(&o->made_dirs->mutex);
 	}
@@ -791,6 +795,9 @@ static int create_temp(const struct us_output *o, const _Atomic uint32_t *cancel
 	}
 	if (fd >= 0) {
 		*ret_rc = take_lock(fd, 0, 1, err);
+		if (*ret_rc && *ret_rc != US_E_BUSY) {
+			(void)unlinkat(o->dir_fd, o->temp, 0); /* else the next restore does it */
+		}
 	}
 	us_output_leave(o);
 	if (*ret_rc == US_E_BUSY && fd >= 0) {

@@ -156,8 +156,14 @@ static int32_t push_level(struct lister *l)
 static int32_t give(struct lister *l)
 {
 	struct stat st;
-	if (fstatat(l->root_fd, l->path, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode)) {
-		return 0; /* removed meanwhile */
+	if (fstatat(l->root_fd, l->path, &st, AT_SYMLINK_NOFOLLOW)) {
+		return errno == ENOENT || errno == ENOTDIR /* removed meanwhile */
+			       ? 0
+			       : us_fail_errno(l->err, errno, "LIST: cannot look at \"%s\"",
+					       l->path);
+	}
+	if (!S_ISREG(st.st_mode)) {
+		return 0; /* replaced meanwhile */
 	}
 	return l->fn(l->arg, l->path, strlen(l->path), (uint64_t)st.st_size);
 }

@@ -249,7 +249,9 @@ static int32_t perform(struct us_s3_call *call, struct us_s3_kind_counts *counts
 		rc = curl_multi_add_handle(call->multi, transfer->easy) ? us_fail_nomem(err)
 									: drive(call, &result);
 	}
-	result = us_s3_transfer_result(transfer, result);
+	if (rc == 0) {
+		result = us_s3_transfer_result(transfer, result);
+	}
 	int32_t status = transfer->reply.status;
 	us_s3_count(counts, transfer, rc == 0 && status < 300 ? call->received : 0);
 	(void)curl_multi_remove_handle(call->multi, transfer->easy); /* it is in there */

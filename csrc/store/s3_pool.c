@@ -78,8 +78,8 @@ struct us_s3_pool {
 static void wake(struct us_s3_pool *pool)
 {
 	uint64_t one = 1;
-	ssize_t rc = write(pool->wake_fd, &one, sizeof(one));
-	(void)rc; /* full: the thread is being woken already */
+	while (write(pool->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+	} /* else it is full: the thread is being woken already */
 }
 
 /* ---- the callers' side */

@@ -12,7 +12,9 @@
  *
  * A handle is reset before every request: curl counts the resends on dead reused
  * connections per handle, gives up at the sixth, and up to 8.16 forgets the count
- * only there and in a reset (curl pull request 19066). Connections survive a reset.
+ * only there and in a reset (curl pull request 19066). Connections survive a reset. One
+ * whose transfer was dropped or has failed is replaced: for want of memory it may have kept
+ * a receive buffer, and then curl refuses CURLOPT_BUFFERSIZE for good (seen in 7.88).
  *
  * The environment is not read: no proxy, no .netrc. Redirects are not followed,
  * because a signature is bound to its host.
@@ -89,8 +91,24 @@ void us_s3_transfer_done(struct us_s3_transfer *transfer)
 	us_s3_reply_done(&transfer->reply);
 }
 
+/* Connections are the multi handle's: they survive. */
+static int renew(struct us_s3_transfer *transfer)
+{
+	CURL *easy = curl_easy_init();
+	if (!easy) {
+		return -1;
+	}
+	curl_easy_cleanup(transfer->easy);
+	transfer->easy = easy;
+	return 0;
+}
+
 int32_t us_s3_transfer_begin(struct us_s3_transfer *transfer, struct us_error *err)
 {
+	if (transfer->is_used && renew(transfer)) {
+		return us_fail_nomem(err);
+	}
+	transfer->is_used = 1;
 	CURL *easy = transfer->easy;
 	us_s3_reply_clear(&transfer->reply);
 	transfer->curl_text[0] = '\0';
@@ -163,6 +181,7 @@ int us_s3_transfer_resend(struct us_s3_transfer *transfer, CURLcode result)
 
 CURLcode us_s3_transfer_result(struct us_s3_transfer *transfer, CURLcode result)
 {
+	transfer->is_used = result != CURLE_OK;
 	if (result != CURLE_OK || transfer->reply.has_head) {
 		return result;
 	}

@@ -24,6 +24,7 @@ struct us_s3_timing {
 
 struct us_s3_transfer {
 	CURL *easy;
+	int is_used; /* EASY has begun a transfer that it did not bring to a proper end */
 	const struct us_s3_endpoint *endpoint;
 	const struct us_s3_timing *timing;
 	struct us_s3_request request;
@@ -59,8 +60,8 @@ void us_s3_transfer_touch(struct us_s3_transfer *transfer);
  * be added again. Curl does so itself, but not where a send fails behind the first. */
 int us_s3_transfer_resend(struct us_s3_transfer *transfer, CURLcode result);
 
-/* RESULT, or CURLE_RECV_ERROR where curl takes an answer for whole that broke off in its
- * headers. */
+/* What a transfer that curl has ended came to: RESULT, or CURLE_RECV_ERROR where curl takes
+ * an answer for whole that broke off in its headers. */
 CURLcode us_s3_transfer_result(struct us_s3_transfer *transfer, CURLcode result);
 
 /* Whether any byte of the request was sent. */

@@ -109,10 +109,14 @@ static int32_t take_lock(const char *state_dir, int *ret_fd, struct us_error *er
 			"another state_dir",
 			state_dir, text[0] ? text : "(unknown pid)");
 	}
-	ssize_t old_len = pread(fd, text, sizeof(text), 0);
-	if (old_len < 0 || (size_t)old_len == sizeof(text) ||
-	    (old_len > 0 &&
-	     ((size_t)old_len != strspn(text, "0123456789") + 1 || text[old_len - 1] != '\n'))) {
+	ssize_t old_len = pread(fd, text, sizeof(text) - 1, 0);
+	if (old_len < 0) {
+		int saved = errno;
+		(void)close(fd); /* only read from */
+		return us_fail_errno(err, saved, "state_dir: cannot read \"%s\"", path);
+	}
+	size_t digits = strspn(text, "0123456789"); /* cut off in the middle they count, too */
+	if (old_len == sizeof(text) - 1 || (size_t)old_len != digits + (text[digits] == '\n')) {
 		(void)close(fd); /* not ours */
 		return us_fail(
 			err, US_E_CONFIG,
@@ -733,6 +737,9 @@ int32_t us_state_commit(struct us_state *state, struct us_table *table,
 			int64_t high_water_ns, int64_t last_sweep_s, struct us_error *err)
 {
 	state->incomplete |= whole;
+	if (!sqlite3_get_autocommit(state->db)) { /* there was no memory to end the last one */
+		(void)run(state, "ROLLBACK", "roll back", NULL); /* else BEGIN says so */
+	}
 	int32_t rc = run(state, "BEGIN IMMEDIATE", "begin a transaction", err);
 	if (rc) {
 		state->incomplete = 1;
@@ -803,6 +810,7 @@ int32_t us_state_forget_target(struct us_state *state, struct us_error *err)
 struct us_state_lengths {
 	sqlite3 *db;
 	sqlite3_stmt *select;
+	int failed; /* once: nothing more is known */
 };
 
 int32_t us_state_lengths_open(const struct us_state *state, struct us_state_lengths **ret_lengths,
@@ -846,12 +854,15 @@ uint64_t us_state_length(struct us_state_lengths *lengths, const struct us_recor
 {
 	sqlite3_stmt *s = lengths->select;
 	int64_t len = 0;
+	if (lengths->failed) {
+		return 0; /* it may have waited for a lock: not once more for each database */
+	}
 	if (!sqlite3_bind_int64(s, 1, (sqlite3_int64)record->path_hash) &&
 	    !sqlite3_bind_int64(s, 2, (sqlite3_int64)record->content_hash) &&
 	    !sqlite3_bind_int64(s, 3, record->object_time) && sqlite3_step(s) == SQLITE_ROW) {
 		len = sqlite3_column_int64(s, 0);
 	}
-	(void)sqlite3_reset(s); /* a failure: not known */
+	lengths->failed = sqlite3_reset(s) != SQLITE_OK;
 	return len > 0 ? (uint64_t)len : 0;
 }
 

@@ -79,7 +79,7 @@ step_build() {
 	make -s -j"$(nproc)" OUT="$OUT" WERROR= EXTRA_CFLAGS="$FLAGS" EXTRA_LDFLAGS=--coverage unit-tests
 	make_tree
 	GOWORK="$TREE/build/go.work" go build -C "$TREE" -tags osusergo,netgo,sqlite_omit_load_extension \
-		-ldflags "-X main.Version=v0.0.0+multidb.coverage" -o "$ROOT/$OUT/litestream" github.com/benbjohnson/litestream/cmd/litestream
+		-ldflags "-X main.Version=$(bin/litestream version)" -o "$ROOT/$OUT/litestream" github.com/benbjohnson/litestream/cmd/litestream
 }
 
 step_unit() {

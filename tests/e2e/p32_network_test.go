@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -28,6 +29,7 @@ type networkFleet struct {
 	changed []string // static ones that changed last, and when they had
 	at      time.Time
 	audited string // last_scan of the last cycle that was looked at
+	audits  int    // how many were
 }
 
 // sample is what the live databases held at least at a moment.
@@ -39,6 +41,10 @@ type sample struct {
 // usage is what a process takes of the machine.
 type usage struct{ rss, threads, sockets, files int64 }
 
+// cyclesLimit bounds the wait for a few cycles of a second each, on a machine that has
+// other things to do.
+const cyclesLimit = 2 * time.Minute
+
 // Slack for what a process may take more after a fault than before: garbage that Go has
 // not collected, threads of its runtime, one connection for each upload at a time.
 const (
@@ -46,6 +52,7 @@ const (
 	threadSlack   = 6
 	uploadsAtOnce = 8
 	socketSlack   = uploadsAtOnce + 4
+	fileSlack     = 12 // databases that are being read at that moment
 )
 
 // liveModes are the journal modes of the live databases.
@@ -82,7 +89,7 @@ func newNetworkFleet(t testing.TB, s *s3server, prefix, scheme string, opts ...o
 		f.live = append(f.live, p)
 		f.w.open(p, m.mode, append([]string{"PRAGMA synchronous=OFF"}, m.setup...)...)
 		f.w.exec(p, seqSchema)
-		f.w.do(ask{Op: "loop", ID: p, MinMS: 40, MaxMS: 160, Spill: m.spill})
+		f.w.do(ask{Op: "loop", ID: p, MinMS: 60, MaxMS: 240, Spill: m.spill})
 	}
 	target := strings.Replace(s.target(f.p.url(), extra...), seedTemplate, prefix+"/"+seedTemplate, 1)
 	if len(opts) > 0 {
@@ -137,7 +144,11 @@ func (f *networkFleet) cycles(what string, n int) (synced bool) {
 	start := time.Now()
 	first := 0
 	var st stats
-	ok := poll(time.Minute, func() bool {
+	for first == 0 || st.Cycles < first+n-1 {
+		if time.Since(start) > cyclesLimit {
+			f.t.Fatalf("%s: waited %v in vain for %d cycles; /stats: %+v", what, cyclesLimit, n, st)
+		}
+		time.Sleep(150 * time.Millisecond)
 		f.sample()
 		st = f.d.stats()
 		f.audit(what, st)
@@ -145,10 +156,6 @@ func (f *networkFleet) cycles(what string, n int) (synced bool) {
 			first = st.Cycles
 		}
 		synced = synced || first > 0 && st.Unsynced == 0 && st.DatabasesFailed == 0
-		return first > 0 && st.Cycles >= first+n-1
-	})
-	if !ok {
-		f.t.Fatalf("%s: waited a minute in vain for %d cycles; /stats: %+v", what, n, st)
 	}
 	return synced
 }
@@ -179,6 +186,7 @@ func (f *networkFleet) audit(what string, st stats) {
 		return
 	}
 	f.audited = *st.LastScan
+	f.audits++
 	scan := scanOf(f.t, st)
 	for i := len(f.samples) - 1; i >= 0; i-- {
 		if f.samples[i].at.Before(scan) {
@@ -226,7 +234,7 @@ func (f *networkFleet) caughtUp(what string) {
 	var u usage
 	if !poll(5*time.Second, func() bool {
 		u = f.usage()
-		return u.rss <= f.base.rss+rssSlack && u.threads <= f.base.threads+threadSlack && u.sockets <= f.base.sockets+socketSlack && u.files <= f.base.files
+		return u.rss <= f.base.rss+rssSlack && u.threads <= f.base.threads+threadSlack && u.sockets <= f.base.sockets+socketSlack && u.files <= f.base.files+fileSlack
 	}) {
 		f.t.Errorf("%s: the process takes %+v after it, %+v before", what, u, f.base)
 	}
@@ -253,6 +261,9 @@ func (f *networkFleet) end() {
 				f.t.Errorf("%s: %v", o, err)
 			}
 		}
+	}
+	if !poll(10*time.Second, func() bool { return f.usage().files <= f.base.files }) {
+		f.t.Errorf("%+v, %+v before the faults: files are left open", f.usage(), f.base)
 	}
 	out := f.d.output()
 	if strings.Contains(out, secretKey) || strings.Contains(out, "Signature=") {
@@ -729,4 +740,127 @@ func Test32OwnerAsked(t *testing.T) {
 	}
 	wantRefused(t, first, another(t, c), "-once")
 	first.stop()
+}
+
+func isPart(r *http.Request) bool { return r.URL.Query().Has("partNumber") }
+func isComplete(r *http.Request) bool {
+	return r.Method == http.MethodPost && r.URL.Query().Has("uploadId")
+}
+
+// An object that goes in parts: it is there when /stats says so, and whole.
+func Test32Parts(t *testing.T) {
+	t.Parallel()
+	s := startS3(t)
+	p := startProxy(t, s.hostPort(), nil)
+	root := filepath.Join(t.TempDir(), "data")
+	large := makeFleet(t, root, 3)[1]
+	incompressible(t, large, 68)
+	d := replicate(t, settings{pattern: seedPattern(root), interval: "1s", target: s.target(p.url()), keys: []string{"memory_limit: 16MB"}})
+	d.waitSynced(60 * time.Second)
+	for _, step := range []struct {
+		kind  faultKind
+		aimed func(*http.Request) bool
+	}{
+		{faultOKError, isComplete}, // S3 does that
+		{faultCutHead, isComplete},
+		{faultLateError, isPart},
+	} {
+		build(t, large, "UPDATE t SET tag=hex(randomblob(20)) WHERE id=1")
+		p.chaosFor(step.aimed, 1, 1, step.kind)
+		d.wait(60*time.Second, "the fault to be seen", func(st stats) bool { return st.DatabasesFailed == 1 })
+		if st := d.stats(); st.Unsynced != 1 {
+			t.Errorf("%s: %+v", step.kind, st)
+		}
+		p.calm()
+		d.waitSynced(60 * time.Second)
+		verifyTarget(t, root, s.dir(), []string{large})
+	}
+	for _, o := range objects(t, s.dir(), keyOf(root, large)) {
+		if _, _, err := decodeObject(must1[[]byte](t)(os.ReadFile(o))); err != nil {
+			t.Errorf("%s: %v", o, err)
+		}
+	}
+	if left := s.unfinished(); len(left) != 0 {
+		t.Errorf("unfinished uploads: %q", left)
+	}
+	d.stop()
+}
+
+// TestNetworkFaultsLong has fleets and commands suffer what SEED (1) says for DURATION:
+// any kinds together, with any probability.
+func TestNetworkFaultsLong(t *testing.T) {
+	duration, err := time.ParseDuration(os.Getenv("DURATION"))
+	if err != nil {
+		t.Skip("takes as long as DURATION says")
+	}
+	seed := uint64(envInt("SEED", 1))
+	t.Logf("SEED=%d DURATION=%v", seed, duration)
+	s := startS3(t)
+	end := time.Now().Add(duration)
+	for g := range 4 {
+		t.Run(fmt.Sprint("fleet", g), func(t *testing.T) {
+			t.Parallel()
+			f := newNetworkFleet(t, s, fmt.Sprint("long", g), []string{"http", "https"}[g%2])
+			r := newRandomFaults(seed, uint64(g))
+			cycles := f.d.stats().Cycles
+			for time.Now().Before(end) {
+				kinds, probability := r.next()
+				what := fmt.Sprintf("%v at %.2f", kinds, probability)
+				f.change(1 + r.IntN(8))
+				f.p.chaos(r.Int64(), probability, kinds...)
+				f.cycles(what, 1+r.IntN(4))
+				if r.IntN(3) == 0 {
+					f.change(1 + r.IntN(8))
+					f.cycles(what, 1)
+				}
+				f.p.calm()
+				f.caughtUp(what)
+			}
+			cycles = f.d.stats().Cycles - cycles
+			f.end()
+			t.Logf("%d cycles, %d acknowledgements held against the target; %s", cycles, f.audits, f.p.tally())
+		})
+	}
+	for g := range 2 {
+		t.Run(fmt.Sprint("commands", g), func(t *testing.T) {
+			t.Parallel()
+			f := newInspectedThrough(t, s, fmt.Sprint("longcommands", g))
+			r := newRandomFaults(seed, uint64(100+g))
+			runs := 0
+			for ; time.Now().Before(end); runs++ {
+				kinds, probability := r.next()
+				command := []func(string){f.list, f.restoreOne, f.restoreAll, f.verify, f.sweep, f.purge}[r.IntN(6)]
+				f.putOld()
+				f.p.chaos(r.Int64(), probability, kinds...)
+				command(fmt.Sprintf("run %d, %v at %.2f", runs, kinds, probability))
+				f.p.calm()
+			}
+			t.Logf("%d commands; %s", runs, f.p.tally())
+		})
+	}
+}
+
+// randomFaults decides what is suffered next.
+type randomFaults struct{ *rand.Rand }
+
+func newRandomFaults(seed, stream uint64) randomFaults {
+	return randomFaults{rand.New(rand.NewPCG(seed, stream))}
+}
+
+func (r randomFaults) next() (kinds []faultKind, probability float64) {
+	probability = []float64{0.02, 0.1, 0.3, 0.6, 1}[r.IntN(5)]
+	n := 1 + r.IntN(4)
+	if r.IntN(4) == 0 {
+		n = len(allFaults)
+	}
+	for _, i := range r.Perm(len(allFaults))[:n] {
+		// Those that wait for a time-out would be all that is ever waited for.
+		if !slices.Contains(slowFaults, allFaults[i]) || r.IntN(10) == 0 {
+			kinds = append(kinds, allFaults[i])
+		}
+	}
+	if len(kinds) == 0 {
+		kinds = []faultKind{faultTwice}
+	}
+	return kinds, probability
 }

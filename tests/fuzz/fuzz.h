@@ -89,6 +89,13 @@ static inline int is_one_line(const char *text)
 	return 1;
 }
 
+/* The same, and XML 1.0 can hold it: neither U+FFFE nor U+FFFF. */
+static inline int is_key_text(const char *text)
+{
+	return is_one_line(text) && !strchr(text, '\\') && !strstr(text, "\xef\xbf\xbe") &&
+	       !strstr(text, "\xef\xbf\xbf");
+}
+
 /* ERR says why RC was returned. */
 static inline void require_reason(int32_t rc, const struct us_error *err)
 {

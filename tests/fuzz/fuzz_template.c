@@ -38,7 +38,7 @@ static int is_object_name(const char *name, size_t len)
 static void check_key(const struct us_template *t, const char *key)
 {
 	const char *fixed = us_template_list_prefix(t);
-	require(is_one_line(key) && !strchr(key, '\\'));
+	require(is_key_text(key));
 	require(strlen(key) + 1 + US_OBJECT_NAME_LEN <= US_KEY_LEN_MAX);
 	require(strncmp(key, fixed, strlen(fixed)) == 0);
 	for (const char *at = key;; at++) {

@@ -802,6 +802,85 @@ static void test_killed(void **state)
 	close_fleet();
 }
 
+static int hold_large(const char *key)
+{
+	return strncmp(key, "b/a/", 4) == 0 || strncmp(key, "b/d/", 4) == 0;
+}
+
+static struct us_stats stats(void)
+{
+	struct us_stats s = { .struct_size = sizeof(s) };
+	assert_int_equal(us_stats(us, &s, NULL), 0);
+	return s;
+}
+
+/* A large database that takes long holds up nobody, and is not begun twice. */
+static void test_large(void **state)
+{
+	(void)state;
+	static struct us_failure failure;
+	const int large = 70 << 20;
+	change("a", large);
+	change("b", 100);
+	change("c", 100);
+	open_fleet("state");
+	us_carry(us, 1);
+	is_held = hold_large;
+	assert_int_equal(cycle().uploaded, 2);
+	assert_int_equal(put_count, 3);
+	assert_int_equal(stats().unsynced, 1);
+	assert_int_equal(stats().databases_failed, 0);
+	/* Later cycles go on without it, and say so. */
+	change("b", 100);
+	change("a", 100);
+	struct us_cycle_result r = cycle();
+	assert_int_equal(r.uploaded, 1);
+	assert_int_equal(r.failed, 1);
+	assert_int_equal(put_count, 4);
+	assert_int_equal(stats().databases_failed, 1);
+	assert_int_equal(us_failures(us, &failure, 1, NULL), 1);
+	assert_non_null(strstr(failure.path, "/a.db"));
+	assert_non_null(strstr(failure.message, "not come to its end"));
+	/* No sweep begins, and no other large one before it. */
+	list_count = 0;
+	us->swept_s = 0;
+	change("d", large);
+	change("c", 100);
+	assert_int_equal(cycle().uploaded, 1);
+	assert_int_equal(list_count, 0);
+	assert_int_equal(put_count, 5);
+	assert_int_equal(us->large_live, 1);
+	/* It ends: what was committed since is seen, and the sweep and the other come. */
+	release_one();
+	while (us_large_is_any(us)) {
+		(void)cycle();
+	}
+	while_held = release_one;
+	while (stats().unsynced > 0) {
+		(void)cycle();
+	}
+	assert_int_equal(list_count, 1);
+	assert_int_equal(stats().databases_failed, 0);
+	assert_int_equal(objects_of_a(), 2);
+	assert_int_equal(us->large_live, 0);
+	/* A cycle that has to wait for it does. */
+	us_carry(us, 0);
+	change("a", 100);
+	assert_int_equal(cycle().uploaded, 1);
+	/* What is under way at the end is cut off, and is the next run's. */
+	us_carry(us, 1);
+	while_held = NULL;
+	change("a", 100);
+	assert_int_equal(cycle().uploaded, 0);
+	assert_int_equal(us->large_live, 1);
+	while_held = release_one;
+	close_fleet();
+	is_held = NULL;
+	open_fleet("state");
+	assert_int_equal(cycle().uploaded, 1);
+	close_fleet();
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -818,6 +897,7 @@ int main(void)
 		CASE(test_no_database_any_more),
 		CASE(test_unknown_outcome),
 		CASE(test_killed),
+		CASE(test_large),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

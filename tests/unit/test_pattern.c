@@ -8,6 +8,7 @@
 
 #include <fnmatch.h>
 #include <locale.h>
+#include <stdlib.h>
 #include <wchar.h>
 
 #include "../../csrc/base/clock.h"
@@ -189,6 +190,14 @@ static void test_refusals(void **state)
 		{ "/data/{}", "named \"\"" },
 		{ "/data/{a,b}", "named \"a,b\"" },
 		{ "/data/{1a}", "named \"1a\"" },
+		{ "/data/{^}", "named \"^\"" },
+		{ "/data/{a:}", "named \"a:\"" },
+		{ "/data/{a.}", "named \"a.\"" },
+		{ "/data/{a{}", "named \"a{\"" },
+		{ "/data/[\\", "nothing after it" },
+		{ "/data/[a-\\", "nothing after it" },
+		{ "/data/[[.x.]]", "classes" },
+		{ "/data/[[=x=]]", "classes" },
 		{ "/data/{{a}}", "named \"{a\"" },
 		{ "/data/{a b}", "named \"a b\"" },
 		{ "/data/{a}/{a}", "name {a} twice" },
@@ -259,6 +268,9 @@ static void test_limits(void **state)
 	p = compile(text);
 	assert_int_equal(strlen(us_pattern_prefix(p)), 400);
 	us_pattern_free(p);
+	/* names that are almost built in, that use all there is; brackets that are no class */
+	p = compile("/data/{hostnamx}/{hostnam}/{_A9-Z_z}/[[x]/[[-a]");
+	us_pattern_free(p);
 	/* names of 255 bytes match, longer ones do not */
 	char path[600];
 	memset(path, 'y', sizeof(path));
@@ -267,6 +279,32 @@ static void test_limits(void **state)
 	assert_int_equal(us_pattern_match(p, path, 6 + 255, NULL), 1);
 	assert_int_equal(us_pattern_match(p, path, 6 + 256, NULL), 0);
 	us_pattern_free(p);
+	/* likewise for each of those that "**" stands for; an empty one is none */
+	p = compile("/data/**/x.db");
+	memcpy(path + 6 + 255, "/x.db", 6);
+	assert_int_equal(us_pattern_match(p, path, 6 + 255 + 5, NULL), 1);
+	memcpy(path + 6 + 255, "y/x.db", 7);
+	assert_int_equal(us_pattern_match(p, path, 6 + 256 + 5, NULL), 0);
+	assert_int_equal(us_pattern_match(p, "/data//x.db", 11, NULL), 0);
+	assert_int_equal(us_pattern_match(p, "/data/a//x.db", 13, NULL), 0);
+	assert_int_equal(us_pattern_match(p, "/data/x.db", 10, NULL), 1);
+	us_pattern_state state_in = us_pattern_start(p);
+	assert_true(us_pattern_enter(p, state_in, path + 6, 255) != 0);
+	assert_true(us_pattern_enter(p, state_in, path + 6, 256) == 0);
+	assert_true(us_pattern_enter(p, state_in, "", 0) == 0);
+	assert_true(us_pattern_enter(p, state_in, ".a", 2) == 0);
+	/* captures that give a path longer than there can be */
+	char back[US_PATH_LEN_MAX + 1], *much = malloc(US_PATH_LEN_MAX);
+	memset(much, 'm', US_PATH_LEN_MAX);
+	struct us_capture capture = { .text = much, .len = US_PATH_LEN_MAX - 11 };
+	assert_int_equal(us_pattern_path(p, &capture, back), US_PATH_LEN_MAX);
+	capture.len++;
+	assert_int_equal(us_pattern_path(p, &capture, back), -1);
+	capture.len = US_PATH_LEN_MAX;
+	assert_int_equal(us_pattern_path(p, &capture, back), -1);
+	free(much);
+	us_pattern_free(p);
+	us_pattern_free(NULL);
 }
 
 static void test_prefix_and_captures(void **state)

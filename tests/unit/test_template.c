@@ -128,6 +128,13 @@ static void test_refusals(void **state)
 		{ "/d/*", "{{}}", "named \"\"" },
 		{ "/d/*", "{{ t }}", "without spaces" },
 		{ "/d/*", "{{1}}", "named \"1\"" },
+		{ "/d/*", "{{^}}", "named \"^\"" },
+		{ "/d/*", "{{a^}}", "named \"a^\"" },
+		{ "/d/*", "{{a:}}", "named \"a:\"" },
+		{ "/d/*", "{{a.}}", "named \"a.\"" },
+		{ "/d/*", "{{a{}}", "named \"a{\"" },
+		{ "/d/*", "{{a}}/{{b}}/{{c}}", "has {{b}}" },
+		{ "/d/*", "a\xEF\xBF\xBF/{{t}}", "0xEF" },
 		{ "/d/*", "a%b/{{t}}", "has a \"%\"" },
 		{ "/d/*", "a\\b/{{t}}", "has a \"\\\"" },
 		{ "/d/*", "a\nb/{{t}}", "0x0A" },
@@ -200,6 +207,11 @@ static void test_hostname(void **state)
 	long_name[100] = '\0';
 	assert_int_equal(us_template_new("{{hostname}}/{{t}}", pattern, long_name, &tmpl, &err),
 			 US_E_CONFIG);
+	memset(long_name, 'h', 256);
+	long_name[256] = '\0';
+	assert_int_equal(us_template_new("{{hostname}}/{{t}}", pattern, long_name, &tmpl, &err),
+			 US_E_CONFIG);
+	assert_non_null(strstr(err.message, "at most 255 bytes"));
 	us_pattern_free(pattern);
 }
 
@@ -257,7 +269,7 @@ static void test_lengths(void **state)
 	assert_int_equal(us_template_key(f.tmpl, path, 4003, key, &err), US_E_NAME);
 	done(&f);
 
-	char text[2000]; /* literal text that leaves no room */
+	char text[5000]; /* literal text that leaves no room */
 	struct us_template *tmpl = NULL;
 	assert_int_equal(us_pattern_new("/d/*", &f.pattern, &err), 0);
 	for (size_t part_len = 255; part_len <= 256; part_len++) {
@@ -277,7 +289,31 @@ static void test_lengths(void **state)
 				 len == 998 ? 0 : US_E_CONFIG);
 	}
 	us_template_free(tmpl);
+	/* too many components, too long a name, too long a text */
+	for (size_t i = 0; i < 130; i++) {
+		memcpy(text + 2 * i, "x/", 2);
+	}
+	memcpy(text + 2 * 130, "{{t}}", 6);
+	assert_int_equal(us_template_new(text, f.pattern, NULL, &tmpl, &err), US_E_CONFIG);
+	assert_non_null(strstr(err.message, "more than 128 components"));
+	for (size_t len = 64; len <= 65; len++) {
+		memset(text, 'n', len + 2);
+		memcpy(text, "{{", 2);
+		memcpy(text + 2 + len, "}}", 3);
+		assert_int_equal(us_template_new(text, f.pattern, NULL, &tmpl, &err),
+				 len == 64 ? 0 : US_E_CONFIG);
+	}
+	assert_non_null(strstr(err.message, "variable name of 65 bytes"));
+	us_template_free(tmpl);
+	memset(text, 'x', sizeof(text) - 1);
+	text[sizeof(text) - 1] = '\0';
+	assert_int_equal(us_template_new(text, f.pattern, NULL, &tmpl, &err), US_E_CONFIG);
+	assert_non_null(strstr(err.message, "the longest template has 4096"));
 	us_pattern_free(f.pattern);
+	f = compile("/d/*/*", "{{_A9-Z_z}}/{{B}}");
+	assert_string_equal(key_of(&f, "/d/x/y"), "x/y");
+	done(&f);
+	us_template_free(NULL);
 }
 
 static void test_foreign_keys(void **state)

@@ -780,6 +780,59 @@ static void test_state_damage_seen_by_writing(void **arg)
 	us_table_free(table);
 }
 
+/* Values that no version of ours writes: the file begins anew. */
+static void test_state_values(void **arg)
+{
+	static const struct {
+		const char *sql, *why; /* NULL: it is used as it is */
+	} edits[] = {
+		{ "DELETE FROM meta WHERE name = 'target'", "damaged" },
+		{ "UPDATE meta SET value = NULL WHERE name = 'target'", "another target" },
+		{ "DELETE FROM meta WHERE name = 'hash_key'", "damaged" },
+		{ "UPDATE meta SET value = x'00' WHERE name = 'hash_key'", "damaged" },
+		{ "DELETE FROM meta WHERE name = 'epoch'", "damaged" },
+		{ "UPDATE meta SET value = -1 WHERE name = 'epoch'", "damaged" },
+		{ "UPDATE meta SET value = 4294967296 WHERE name = 'epoch'", "damaged" },
+		{ "UPDATE meta SET value = 'x' WHERE name = 'epoch'", "damaged" },
+		{ "DELETE FROM meta WHERE name = 'window'", "damaged" },
+		{ "UPDATE meta SET value = 1.5 WHERE name = 'window'", "damaged" },
+		{ "UPDATE meta SET value = 2 WHERE name = 'target_known'", "damaged" },
+		{ "UPDATE meta SET value = -1 WHERE name = 'high_water'", "damaged" },
+		{ "DROP TABLE meta", "damaged" },
+		{ "DROP TABLE record", "damaged" },
+		{ "ALTER TABLE record DROP COLUMN flags", "damaged" },
+		{ "INSERT INTO record VALUES (0, 1, 2, 3, 0, 1, 1, 0)", "damaged" },
+		{ "PRAGMA user_version = 0", "version" },
+		{ "PRAGMA user_version = 1000", "version" },
+		{ "PRAGMA application_id = 5", NULL }, /* see below */
+		{ "UPDATE meta SET value = -5 WHERE name = 'last_sweep'", NULL },
+		{ "UPDATE meta SET value = 'x' WHERE name = 'commits'", NULL },
+		{ "DELETE FROM meta WHERE name IN ('last_sweep', 'commits', 'open')", NULL },
+	};
+	char reset[1024];
+	struct us_table *table = new_table();
+	for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
+		us_state_close(open_state("t", 3600, 1000, table, reset));
+		change_state(edits[i].sql);
+		if (strstr(edits[i].sql, "application_id")) { /* a database of somebody else */
+			struct us_state *none;
+			struct us_error err = US_ERROR_INIT;
+			assert_int_equal(us_state_open(dir, "t", 3600, 1, table, reset, sizeof(reset),
+						       &none, &err),
+					 US_E_CONFIG);
+		} else {
+			us_state_close(open_state("t", 3600, 2000, table, reset));
+			if (edits[i].why ? !strstr(reset, edits[i].why) : reset[0] != '\0') {
+				fail_msg("%s: %s", edits[i].sql, reset);
+			}
+		}
+		us_table_clear(table);
+		(void)remove_dir(arg);
+		assert_int_equal(make_dir(arg), 0);
+	}
+	us_table_free(table);
+}
+
 /* A state_dir by mistake: what is somebody else's stays. */
 static void test_state_spares_others(void **arg)
 {
@@ -810,7 +863,115 @@ static void test_state_spares_others(void **arg)
 	assert_true(fputs("precious\n", f) >= 0);
 	assert_int_equal(fclose(f), 0);
 	assert_int_equal(us_state_open(dir, "t", 1, 1, table, reset, sizeof(reset), &state, &err), US_E_CONFIG);
+	static const char *const contents[] = { "12x\n", "123", "1\n2\n",
+						"1234567890123456789012345678901\n" };
+	for (size_t i = 0; i < sizeof(contents) / sizeof(contents[0]); i++) {
+		f = fopen(path, "w");
+		assert_true(fputs(contents[i], f) >= 0);
+		assert_int_equal(fclose(f), 0);
+		assert_int_equal(us_state_open(dir, "t", 1, 1, table, reset, sizeof(reset), &state, &err),
+				 US_E_CONFIG);
+		assert_non_null(strstr(err.message, "a file of something else"));
+	}
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(symlink("precious", path), 0);
+	assert_int_equal(us_state_open(dir, "t", 1, 1, table, reset, sizeof(reset), &state, &err), US_E_IO);
+	assert_non_null(strstr(err.message, "cannot open"));
 	us_table_free(table);
+}
+
+/* Names for what is set aside may be taken, but not for ever. */
+static void test_state_set_aside(void **arg)
+{
+	(void)arg;
+	char reset[1024], path[SCRATCH_LEN + 32];
+	struct us_table *table = new_table();
+	struct us_state *state;
+	struct us_error err = US_ERROR_INIT;
+	overwrite_state("their notes", 11, -1);
+	for (int i = 1; i <= 200; i++) {
+		(void)snprintf(path, sizeof(path), "%s/state.db.unusable-%d", dir, i);
+		if (mkdir(path, 0700)) {
+			break;
+		}
+	}
+	assert_int_equal(us_state_open(dir, "t", 1, 1, table, reset, sizeof(reset), &state, &err), US_E_IO);
+	assert_non_null(strstr(err.message, "cannot rename"));
+	for (int i = 1; i <= 200; i++) {
+		(void)snprintf(path, sizeof(path), "%s/state.db.unusable-%d", dir, i);
+		if (i != 3) {
+			assert_int_equal(rmdir(path), 0);
+		}
+	}
+	for (int i = 1; i < 3; i++) {
+		(void)snprintf(path, sizeof(path), "%s/state.db.unusable-%d", dir, i);
+		assert_int_equal(mkdir(path, 0700), 0);
+	}
+	us_state_close(open_state("t", 1, 1, table, reset));
+	for (int i = 1; i <= 3; i++) {
+		(void)snprintf(path, sizeof(path), "%s/state.db.unusable-%d", dir, i);
+		assert_int_equal(rmdir(path), 0);
+	}
+	(void)snprintf(path, sizeof(path), "%s/state.db.unusable-4", dir);
+	assert_int_equal(unlink(path), 0);
+	us_table_free(table);
+}
+
+/* Lock file, state file and their directory in a state that nothing can be done about. */
+static void test_state_in_the_way(void **arg)
+{
+	char reset[1024], path[SCRATCH_LEN + 32], *longest = calloc(1, 5000);
+	struct us_table *table = new_table();
+	struct us_state *state;
+	struct us_error err = US_ERROR_INIT;
+	us_state_close(open_state("t", 1, 1, table, reset));
+	change_state("PRAGMA user_version = 9");
+	(void)snprintf(path, sizeof(path), "%s/state.db-journal", dir);
+	assert_int_equal(mkdir(path, 0700), 0);
+	assert_true(us_state_open(dir, "t", 1, 1, table, reset, sizeof(reset), &state, &err) < 0);
+	assert_int_equal(rmdir(path), 0);
+	(void)remove_dir(arg);
+	assert_int_equal(make_dir(arg), 0);
+	(void)snprintf(path, sizeof(path), "%s/state.db", dir);
+	assert_int_equal(mkdir(path, 0700), 0);
+	us_state_close(open_state("t", 1, 1, table, reset));
+	assert_non_null(strstr(reset, "not a regular file"));
+	(void)snprintf(path, sizeof(path), "%s/state.db.unusable-1", dir);
+	assert_int_equal(rmdir(path), 0);
+	memset(longest, 'x', 4990);
+	assert_int_equal(us_state_open(longest, "t", 1, 1, table, reset, sizeof(reset), &state, &err),
+			 US_E_CONFIG);
+	assert_non_null(strstr(err.message, "too long"));
+	free(longest);
+	us_table_free(table);
+}
+
+/* A pid that a full disk has cut off is no file of somebody else's. */
+static void test_state_lock_cut_off(void **arg)
+{
+	static const struct {
+		const char *text;
+		size_t len;
+		int is_ours;
+	} locks[] = { { "", 0, 1 },	   { "12", 2, 1 },     { "123\n", 4, 1 }, { "1\n2", 3, 0 },
+		      { "12\0\0", 4, 0 }, { "12\n\n", 4, 0 }, { "\n", 1, 1 },
+		      { "1234567890123456789012345678901234567890", 40, 0 } };
+	char path[SCRATCH_LEN + 32], reset[1024];
+	struct us_state *state;
+	struct us_error err = US_ERROR_INIT;
+	(void)arg;
+	(void)snprintf(path, sizeof(path), "%s/lock", dir);
+	for (size_t i = 0; i < sizeof(locks) / sizeof(locks[0]); i++) {
+		struct us_table *table = new_table();
+		FILE *f = fopen(path, "w");
+		assert_non_null(f);
+		assert_int_equal(fwrite(locks[i].text, 1, locks[i].len, f), locks[i].len);
+		assert_int_equal(fclose(f), 0);
+		int32_t rc = us_state_open(dir, "t", 1, 1, table, reset, sizeof(reset), &state, &err);
+		assert_int_equal(rc, locks[i].is_ours ? 0 : US_E_CONFIG);
+		us_state_close(rc ? NULL : state);
+		us_table_free(table);
+	}
 }
 
 int main(void)
@@ -843,7 +1004,11 @@ int main(void)
 		STATE_TEST(test_state_lock_names_pid),
 		STATE_TEST(test_state_damaged_or_foreign),
 		STATE_TEST(test_state_damage_seen_by_writing),
+		STATE_TEST(test_state_values),
 		STATE_TEST(test_state_spares_others),
+		STATE_TEST(test_state_lock_cut_off),
+		STATE_TEST(test_state_set_aside),
+		STATE_TEST(test_state_in_the_way),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -81,7 +81,7 @@ var torments = []torment{
 }
 
 const (
-	retentionShort = 15 * time.Second // of what is deleted between two lives of the replicator
+	retentionShort = 4 * time.Second // of what is deleted between two lives of the replicator
 	statsInterval  = 60 * time.Millisecond
 )
 
@@ -107,6 +107,7 @@ type torture struct {
 	tenants     []*tenantProcess
 	tenantsGone sync.WaitGroup
 	stopTenants chan struct{}
+	endTenants  func() // closes it, and waits
 
 	kills, terms, sweeps, outages int
 	tenantKills, tenantEnds       atomic.Int64
@@ -140,6 +141,7 @@ func newTorture(t *testing.T) *torture {
 		writers, databases = 8, 2*len(tenantKinds)
 	}
 	writers, databases = max(2, envInt("WRITERS", writers)), envInt("DATABASES", databases)
+	m.endTenants = sync.OnceFunc(func() { close(m.stopTenants); m.tenantsGone.Wait() })
 	m.dice = rand.New(rand.NewPCG(m.seed, 0))
 	m.dir = must1[string](t)(os.MkdirTemp("", "torture-"))
 	m.root = filepath.Join(m.dir, "data")
@@ -150,6 +152,14 @@ func newTorture(t *testing.T) *torture {
 	m.deal(writers, databases)
 	m.auditor = newAuditor(t, m.ledger, filepath.Join(m.dir, "evidence"), m.paths)
 	say("seed %d, %v, %d writers, %d databases, in %s", m.seed, m.duration, writers, databases, m.dir)
+	t.Cleanup(func() {
+		m.endTenants()
+		if t.Failed() {
+			say("evidence is in %s; again: make torture SEED=%d DURATION=%v WRITERS=%d DATABASES=%d", m.dir, m.seed, m.duration, writers, databases)
+		} else if err := os.RemoveAll(m.dir); err != nil {
+			t.Error(err)
+		}
+	})
 	return m
 }
 
@@ -549,8 +559,7 @@ func (m *torture) failed() bool {
 // two undisturbed cycles. After that every database has to come back.
 func (m *torture) finish() {
 	t := m.t
-	close(m.stopTenants)
-	m.tenantsGone.Wait()
+	m.endTenants()
 	for _, c := range []torment{{window: "0s"}, {file: true, window: "0s"}} {
 		m.tee.window.Store(false)
 		m.file.window.Store(false)
@@ -558,7 +567,7 @@ func (m *torture) finish() {
 		s := m.shelf(c.file)
 		s.began(time.Now().UnixNano())
 		d := replicate(t, config)
-		st := d.waitCycles(2, 60*time.Second)
+		st := d.waitCycles(2, 3*time.Minute)
 		if st.Unsynced != 0 || st.DatabasesFailed != 0 || st.Databases != len(m.paths) {
 			m.auditor.note(&m.auditor.lost, "after two undisturbed cycles: %d databases, want %d; unsynced %d, failed %d: %+v", st.Databases, len(m.paths), st.Unsynced,
 				st.DatabasesFailed, st.Failures)
@@ -690,9 +699,4 @@ func (m *torture) report() {
 	if n := m.neighbor.lost.Load() + m.file.watch.lost.Load(); n > 0 {
 		complain("the kernel's queue of file events was full %d times", n)
 	}
-	if t.Failed() {
-		complain("evidence is in %s; again: make torture SEED=%d DURATION=%v WRITERS=%d DATABASES=%d", m.dir, m.seed, m.duration, len(m.tenants), len(m.paths))
-		return
-	}
-	must(t, os.RemoveAll(m.dir))
 }

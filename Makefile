@@ -4,6 +4,7 @@
 #   make demo     a fleet, replicated and restored before your eyes
 #   make test     everything CI runs; make check is the quick part
 #   make bench    tests/bench
+#   make faults   every system call, allocation and answer fails in turn: SEED, DURATION
 #   make torture  tenants and replicator killed at random: SEED, DURATION, WRITERS, DATABASES
 #   make day      a day by a fast clock (CYCLES, SEED)
 #   make mutations  which test sees it when a line is gone (ONLY=I4)
@@ -73,7 +74,7 @@ HARDENING := -D_FORTIFY_SOURCE=3 -fstack-protector-strong -fstack-clash-protecti
 HARDENING_LD := -Wl,-z,relro,-z,now,-z,noexecstack
 US_CFLAGS = -std=gnu17 -O2 -g -fPIC -fvisibility=hidden -D_GNU_SOURCE $(HARDENING) \
 	-ffile-prefix-map=$(CURDIR)/= $(WARNINGS) $(if $(WERROR),-Werror) $(EXTRA_CFLAGS)
-US_LIBS := -lcurl -llz4 -lsqlite3 -lcrypto -lexpat -lm -pthread
+US_LIBS := -lcurl -llz4 -lsqlite3 -lssl -lcrypto -lexpat -lm -pthread
 
 SOURCES := $(sort $(wildcard csrc/*.c csrc/*/*.c))
 OBJECTS := $(SOURCES:%.c=$(OUT)/%.o)
@@ -186,7 +187,7 @@ build/litestream.stamp: | deps
 
 # ---------------------------------------------------------------------- tests
 
-.PHONY: demo test check bench torture coverage fuzz day mutations clean
+.PHONY: demo test check bench faults torture coverage fuzz day mutations clean
 demo: all
 	tests/demo.sh
 
@@ -198,6 +199,9 @@ check: deps-test all
 
 bench: deps-test all
 	tests/bench/run.sh
+
+faults: deps-test all
+	SEED='$(SEED)' DURATION='$(or $(DURATION),20m)' tests/run.sh fault
 
 torture: deps-test all
 	SEED='$(SEED)' DURATION='$(DURATION)' WRITERS='$(WRITERS)' DATABASES='$(DATABASES)' tests/run.sh torture

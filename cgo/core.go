@@ -4,7 +4,7 @@ package multidb
 
 /*
 #cgo CFLAGS: -I${SRCDIR}/../csrc/include
-#cgo LDFLAGS: ${SRCDIR}/../build/libultrasimple.a -lcurl -llz4 -lsqlite3 -lexpat -lcrypto -lpthread -lm
+#cgo LDFLAGS: ${SRCDIR}/../build/libultrasimple.a -lcurl -llz4 -lsqlite3 -lexpat -lssl -lcrypto -lpthread -lm
 
 // The core never calls Go, and keeps no pointer of ours beyond a call.
 #cgo noescape us_abi_version

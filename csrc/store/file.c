@@ -70,6 +70,9 @@ struct file_store {
 	uint64_t tmp_count;
 	char id[ID_LEN + 1];
 	uint8_t *copy; /* the writer's */
+	/* The committer's: directories were made whose names may not be durable yet; at first
+	 * by a run that was killed. */
+	int has_made_dirs;
 	pthread_t writer, committer;
 	int writer_started, committer_started;
 	_Atomic uint32_t canceled;
@@ -253,10 +256,8 @@ static int enter_or_make(int dir_fd, const char *name, int *ret_created)
 }
 
 /* Opens the directory of KEY, creating what is missing, component by component so
- * that no link is followed. Returns a descriptor, or -1 with errno; RET_CREATED is
- * set if something was created. */
-static int open_directory(struct file_store *file, const char *key, size_t dir_len,
-			  int *ret_created)
+ * that no link is followed. Returns a descriptor, or -1 with errno. */
+static int open_directory(struct file_store *file, const char *key, size_t dir_len)
 {
 	char path[KEY_LEN_MAX + 1];
 	memcpy(path, key, dir_len);
@@ -271,7 +272,7 @@ static int open_directory(struct file_store *file, const char *key, size_t dir_l
 		if (slash) {
 			*slash = '\0';
 		}
-		fd = enter_or_make(dir_fd, name, ret_created);
+		fd = enter_or_make(dir_fd, name, &file->has_made_dirs);
 		int saved = errno;
 		if (dir_fd != file->root_fd) {
 			(void)close(dir_fd); /* only passed through */
@@ -285,16 +286,16 @@ static int open_directory(struct file_store *file, const char *key, size_t dir_l
 	}
 }
 
-/* Renames ITEM to its key. SYNC: makes its directory durable too, unless one was
- * created on the way (RET_CREATED: the caller has to sync more). */
-static void place_item(struct file_store *file, struct item *item, int sync, int *ret_created)
+/* Renames ITEM to its key. SYNC: makes its directory durable too, but not those above, which
+ * may have been made on the way. */
+static void place_item(struct file_store *file, struct item *item, int sync)
 {
 	struct us_put *put = item->put;
 	const char *slash = strrchr(put->key, '/');
 	const char *name = slash ? slash + 1 : put->key;
 	int dir_fd = file->root_fd;
 	if (slash) {
-		dir_fd = open_directory(file, put->key, (size_t)(slash - put->key), ret_created);
+		dir_fd = open_directory(file, put->key, (size_t)(slash - put->key));
 	}
 	if (dir_fd < 0) {
 		(void)fail_put(put, "open its directory");
@@ -326,7 +327,6 @@ static void fail_all(struct batch *batch, const char *doing)
 static void commit_batch(struct file_store *file, struct batch *batch)
 {
 	int small = batch->count <= SMALL_BATCH;
-	int created = 0;
 	if (!small && syncfs(file->root_fd)) {
 		fail_all(batch, "make it durable");
 	}
@@ -337,13 +337,16 @@ static void commit_batch(struct file_store *file, struct batch *batch)
 		}
 		close_item(item);
 		if (item->put->rc == 0) {
-			place_item(file, item, small, &created);
+			place_item(file, item, small);
 		} else if (item->tmp_name[0]) {
 			(void)unlinkat(file->tmp_fd, item->tmp_name, 0); /* may be gone already */
 		}
 	}
-	if ((!small || created) && syncfs(file->root_fd)) {
-		fail_all(batch, "make its directory durable");
+	if (!small || file->has_made_dirs) {
+		file->has_made_dirs = syncfs(file->root_fd) != 0;
+		if (file->has_made_dirs) {
+			fail_all(batch, "make its directory durable");
+		}
 	}
 }
 
@@ -884,6 +887,7 @@ int32_t us_store_file_open(const char *directory, int read_only, struct us_store
 	}
 	file->base.ops = &file_ops;
 	file->root_fd = file->tmp_fd = -1;
+	file->has_made_dirs = 1;
 	file->queued_last = &file->queued;
 	file->done_last = &file->done;
 	file->directory = us_strdup(directory);

@@ -22,6 +22,7 @@
 #include "transfer.h"
 
 #include <linux/sockios.h>
+#include <openssl/ssl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -29,6 +30,14 @@
 #include "../base/clock.h"
 
 #define MOVED_LEN_MIN 1024
+
+/* What a store repeats of a session token shall not stay in a buffer of OpenSSL's. */
+static CURLcode wipe_plaintext(CURL *easy, void *ssl_ctx, void *arg)
+{
+	(void)easy, (void)arg;
+	(void)SSL_CTX_set_options(ssl_ctx, SSL_OP_CLEANSE_PLAINTEXT);
+	return CURLE_OK;
+}
 
 static int set_options(struct us_s3_transfer *transfer)
 {
@@ -61,6 +70,8 @@ static int set_options(struct us_s3_transfer *transfer)
 		SET(CURLOPT_SSL_VERIFYPEER, 0L);
 		SET(CURLOPT_SSL_VERIFYHOST, 0L);
 	}
+	/* refused by a libcurl that has another TLS library */
+	(void)curl_easy_setopt(easy, CURLOPT_SSL_CTX_FUNCTION, wipe_plaintext);
 	SET(CURLOPT_ERRORBUFFER, transfer->curl_text);
 	SET(CURLOPT_HEADERFUNCTION, us_s3_reply_header);
 	SET(CURLOPT_HEADERDATA, &transfer->reply);

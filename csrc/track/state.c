@@ -54,6 +54,7 @@
 #define ASIDE_MAX 100
 #define DAMAGED "it is damaged"
 #define LENGTHS_CACHE_KIB 256
+#define PID_TEXT_LEN_MAX 20
 /* Kills in quick succession may not drive names away from the clock for good. */
 #define EPOCH_AHEAD_MAX_S 600
 
@@ -83,6 +84,17 @@ static int32_t fail_sqlite(struct us_state *state, const char *doing, struct us_
 static int32_t run(struct us_state *state, const char *sql, const char *doing, struct us_error *err)
 {
 	return sqlite3_exec(state->db, sql, NULL, NULL, NULL) ? fail_sqlite(state, doing, err) : 0;
+}
+
+/* Whether the LEN bytes are what a lock file may hold: a pid, perhaps cut off where the disk
+ * was full, or zeros of the same length after a power cut. */
+static int is_pid_text(const char *text, size_t len)
+{
+	size_t i = 0;
+	while (i < len && (text[i] == '\0' || strchr("0123456789\n", text[i]))) {
+		i++;
+	}
+	return i == len && len <= PID_TEXT_LEN_MAX;
 }
 
 static int32_t take_lock(const char *state_dir, int *ret_fd, struct us_error *err)
@@ -115,8 +127,7 @@ static int32_t take_lock(const char *state_dir, int *ret_fd, struct us_error *er
 		(void)close(fd); /* only read from */
 		return us_fail_errno(err, saved, "state_dir: cannot read \"%s\"", path);
 	}
-	size_t digits = strspn(text, "0123456789"); /* cut off in the middle they count, too */
-	if (old_len == sizeof(text) - 1 || (size_t)old_len != digits + (text[digits] == '\n')) {
+	if (!is_pid_text(text, (size_t)old_len)) {
 		(void)close(fd); /* not ours */
 		return us_fail(
 			err, US_E_CONFIG,

@@ -17,7 +17,7 @@ cleanup() {
 trap cleanup EXIT
 
 # shellcheck disable=SC2206 # ARCHIVE may hold what it needs, too
-libs=(${ARCHIVE:-build/libultrasimple.a} -lcurl -llz4 -lsqlite3 -lexpat -lcrypto -lpthread -lm)
+libs=(${ARCHIVE:-build/libultrasimple.a} -lcurl -llz4 -lsqlite3 -lexpat -lssl -lcrypto -lpthread -lm)
 strict=(-pedantic-errors -Wall -Wextra -Werror -O2 -Icsrc/include)
 gcc -std=c11 "${strict[@]}" -o "$dir/backup-c" tests/abi/backup.c "${libs[@]}"
 cxx=g++

@@ -68,7 +68,7 @@ build() { # NAME SOURCE...
 	shift
 	gcc -std=gnu17 -O2 -D_GNU_SOURCE -Wall -Wextra -Icsrc/include -o "$dir/$name" \
 		"${@/#/tests/bench/}" build/libultrasimple.a \
-		-lcurl -llz4 -lsqlite3 -lcrypto -lexpat -lm -pthread
+		-lcurl -llz4 -lsqlite3 -lssl -lcrypto -lexpat -lm -pthread
 }
 
 # A new ext4 in a file, for BENCH_FS=loop.

@@ -98,7 +98,7 @@ step_fuzz() {
 		name="$(basename "$target" .c)"
 		[[ -d tests/fuzz/corpus/$name ]] || continue
 		gcc -std=gnu17 -D_GNU_SOURCE -O1 -g -Icsrc -Icsrc/include -o "$OUT/$name" "$target" tests/fuzz/feed.c \
-			"$OUT/libultrasimple.a" --coverage -lcurl -llz4 -lsqlite3 -lcrypto -lexpat -lm -pthread
+			"$OUT/libultrasimple.a" --coverage -lcurl -llz4 -lsqlite3 -lssl -lcrypto -lexpat -lm -pthread
 		try "$name" timeout 900 "$OUT/$name" "tests/fuzz/corpus/$name"/*
 	done
 }

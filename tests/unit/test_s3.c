@@ -1173,10 +1173,31 @@ static void test_endpoints(void **state)
 	expect_place(OPTIONS(.endpoint = "http://[::1]:9000", .path_style = 1), "http://[::1]:9000",
 		     "[::1]:9000", "/bk");
 	static const char *const bad[] = {
-		"h:9000",       "ftp://h",     "http://",    "http://h:0",       "http://h:65536",
-		"http://h:",    "http://h/p",  "http://h//", "http://h?x",       "http://[::1",
-		"http://[x]",   "http://h h",  "http://.h",  "http://h\r\nx: y", "http://h#",
-		"http://h:80x", "http://h\\x", "http://",    "http://\xc3\xa9",
+		"h:9000",
+		"ftp://h",
+		"http://",
+		"http://h:0",
+		"http://h:65536",
+		"http://h:",
+		"http://h/p",
+		"http://h//",
+		"http://h?x",
+		"http://[::1",
+		"http://[x]",
+		"http://h h",
+		"http://.h",
+		"http://h\r\nx: y",
+		"http://h#",
+		"http://h:80x",
+		"http://h\\x",
+		"http://",
+		"http://\xc3\xa9",
+		"http://h.",
+		"http://~h",
+		"http://h:9x",
+		"http://h:/",
+		"http://h:999999999999",
+		"http://[1111:2222:3333:4444:5555:6666:7777:8888:9999:aaaa:bbbb:cccc]",
 	};
 	struct us_error err = error_of_test();
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -1202,6 +1223,41 @@ static void test_endpoints(void **state)
 	assert_int_equal(open_with(OPTIONS(.region = "a/b"), &err), US_E_CONFIG);
 	assert_int_equal(open_with(OPTIONS(.storage_class = "A\r\nx: y"), &err), US_E_CONFIG);
 	assert_int_equal(open_with(OPTIONS(.concurrency = 1001), &err), US_E_CONFIG);
+	assert_int_equal(open_with(OPTIONS_OF(NULL, .region = NULL), &err), US_E_CONFIG);
+	/* As long as each may be, and a byte longer. */
+	char text[2100] = "http://";
+	memset(text + 7, 'h', sizeof(text) - 7);
+	for (size_t len = 253; len <= 254; len++) {
+		text[7 + len] = '\0';
+		assert_int_equal(open_with(OPTIONS(.endpoint = text, .path_style = 1), &err),
+				 len == 253 ? 0 : US_E_CONFIG);
+		text[7 + len] = 'h';
+	}
+	memset(text, 'b', sizeof(text));
+	for (size_t len = 255; len <= 256; len++) {
+		text[len] = '\0';
+		assert_int_equal(open_with(OPTIONS_OF(text, .path_style = 1), &err),
+				 len == 255 ? 0 : US_E_CONFIG);
+		text[len] = 'b';
+	}
+	for (size_t len = 63; len <= 64; len++) {
+		text[len] = '\0';
+		assert_int_equal(open_with(OPTIONS(.region = text, .path_style = 1), &err),
+				 len == 63 ? 0 : US_E_CONFIG);
+		text[len] = 'b';
+	}
+	assert_non_null(strstr(err.message, "too long"));
+	for (size_t len = 2048; len <= 2049; len++) {
+		text[len] = '\0';
+		assert_int_equal(open_with(OPTIONS(.sse_kms_key_id = text), &err),
+				 len == 2048 ? 0 : US_E_CONFIG);
+		text[len] = 'b';
+	}
+	assert_int_equal(open_with(OPTIONS(.sse = "a\x7f"), &err), US_E_CONFIG);
+	struct us_store_s3_options none = OPTIONS(.path_style = 1);
+	none.concurrency = 0;
+	struct us_store *store = NULL;
+	assert_int_equal(us_store_s3_open(&none, &store, &err), US_E_CONFIG);
 }
 
 static void test_bad_arguments(void **state)

@@ -863,7 +863,7 @@ static void test_state_spares_others(void **arg)
 	assert_true(fputs("precious\n", f) >= 0);
 	assert_int_equal(fclose(f), 0);
 	assert_int_equal(us_state_open(dir, "t", 1, 1, table, reset, sizeof(reset), &state, &err), US_E_CONFIG);
-	static const char *const contents[] = { "12x\n", "1\n2\n",
+	static const char *const contents[] = { "12x\n", "1 2\n",
 						"1234567890123456789012345678901\n" };
 	for (size_t i = 0; i < sizeof(contents) / sizeof(contents[0]); i++) {
 		f = fopen(path, "w");
@@ -946,15 +946,19 @@ static void test_state_in_the_way(void **arg)
 	us_table_free(table);
 }
 
-/* A pid that a full disk has cut off is no file of somebody else's. */
+/* A pid that a full disk or a power cut has spoilt is no file of somebody else's. */
 static void test_state_lock_cut_off(void **arg)
 {
 	static const struct {
 		const char *text;
 		size_t len;
 		int is_ours;
-	} locks[] = { { "", 0, 1 },	   { "12", 2, 1 },     { "123\n", 4, 1 }, { "1\n2", 3, 0 },
-		      { "12\0\0", 4, 0 }, { "12\n\n", 4, 0 }, { "\n", 1, 1 },
+	} locks[] = { { "", 0, 1 },
+		      { "12", 2, 1 },
+		      { "123\n", 4, 1 },
+		      { "\0\0\0\0\0", 5, 1 },
+		      { "12\0\0", 4, 1 },
+		      { "12 monkeys\n", 11, 0 },
 		      { "1234567890123456789012345678901234567890", 40, 0 } };
 	char path[SCRATCH_LEN + 32], reset[1024];
 	struct us_state *state;

@@ -579,7 +579,7 @@ func rawConn(c net.Conn) net.Conn {
 }
 
 // The ends that a connection can come to: in good order (for TLS with close_notify),
-// without, with RST, and when the client closes it.
+// without, with RST, and when the client has had the time to close it.
 func (x *exchange) close(c net.Conn) { _ = c.Close() }
 func (x *exchange) cut(c net.Conn)   { _ = rawConn(c).Close() }
 func (x *exchange) reset(c net.Conn) {
@@ -587,7 +587,7 @@ func (x *exchange) reset(c net.Conn) {
 	_ = rawConn(c).Close()
 }
 func (x *exchange) linger(c net.Conn) {
-	_ = c.SetReadDeadline(time.Now().Add(time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	_, _ = io.Copy(io.Discard, c)
 	_ = c.Close()
 }

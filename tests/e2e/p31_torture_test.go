@@ -379,9 +379,9 @@ func (m *torture) settle(c torment) {
 	m.shelf(c.file).settle()
 }
 
-// lifetime is well below 5 s on average, and now and then long enough for several cycles.
+// lifetime is two seconds on average, and now and then long enough for several cycles.
 func (m *torture) lifetime() time.Duration {
-	return pick(m.dice, m.ms(0, 800), m.ms(100, 2000), m.ms(300, 3000), m.ms(1000, 5000), m.ms(4000, 9000))
+	return pick(m.dice, m.ms(0, 800), m.ms(100, 2000), m.ms(100, 2000), m.ms(300, 3000), m.ms(1000, 4000), m.ms(4000, 9000))
 }
 
 func (m *torture) start(config string, args ...string) (*exec.Cmd, chan struct{}) {

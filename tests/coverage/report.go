@@ -1,4 +1,4 @@
-// Command coverage prints what gcov has counted below a directory of the build: lines
+// Command coverage prints what gcov has counted below directories of the build: lines
 // and branches by room and by file of csrc/, and then what was not reached.
 //
 // A line that holds a comment beginning with "unreached:" is left out, and so is the
@@ -60,27 +60,29 @@ func (t *tally) add(o tally) {
 }
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: coverage DIRECTORY")
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: coverage DIRECTORY...")
 		os.Exit(2)
 	}
-	if err := run(os.Args[1]); err != nil {
+	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "coverage:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir string) error {
+func run(dirs []string) error {
 	files := make(map[string]map[place]*count)
-	err := filepath.WalkDir(filepath.Join(dir, "csrc"), func(path string, e fs.DirEntry, err error) error {
-		// Without a .gcda gcov says 0 for each line: what no test has touched counts, too.
-		if err != nil || filepath.Ext(path) != ".gcno" {
+	for _, dir := range dirs {
+		err := filepath.WalkDir(filepath.Join(dir, "csrc"), func(path string, e fs.DirEntry, err error) error {
+			// Without a .gcda gcov says 0 for each line: what no test has touched counts, too.
+			if err != nil || filepath.Ext(path) != ".gcno" {
+				return err
+			}
+			return read(path, files)
+		})
+		if err != nil {
 			return err
 		}
-		return read(path, files)
-	})
-	if err != nil {
-		return err
 	}
 	if len(files) == 0 {
 		return errors.New("nothing was built there")

@@ -41,7 +41,7 @@ const (
 	faultResetAnswer faultKind = "reset-answer" // RST in the middle of the answer
 	faultHandshake   faultKind = "handshake"    // closed, and so is the next connection while it is being made
 	faultTLSCut      faultKind = "tls-cut"      // closed in the middle of the answer, without close_notify
-	faultDelay       faultKind = "delay"        // the answer takes up to a second
+	faultDelay       faultKind = "delay"        // the answer takes up to a third of a second
 	faultHang        faultKind = "hang"         // no answer until calm
 	faultDripAnswer  faultKind = "drip-answer"  // the answer comes at a byte a second
 	faultDripUpload  faultKind = "drip-upload"  // the request is taken at a byte a second
@@ -99,7 +99,7 @@ var faults = map[faultKind]func(x *exchange){
 	faultResetAnswer: func(x *exchange) { x.part(x.claim(), x.reset) },
 	faultHandshake:   func(x *exchange) { x.p.handshakes.Add(1); x.cut(x.hijack()) },
 	faultTLSCut:      func(x *exchange) { x.part(x.claim(), x.cut) },
-	faultDelay:       func(x *exchange) { x.sleep(time.Duration(x.dice.IntN(1000)) * time.Millisecond); x.pass() },
+	faultDelay:       func(x *exchange) { x.sleep(time.Duration(x.dice.IntN(333)) * time.Millisecond); x.pass() },
 	faultHang:        func(x *exchange) { x.read(); x.sleep(time.Hour); x.cut(x.hijack()) },
 	faultDripAnswer:  (*exchange).dripAnswer,
 	faultDripUpload:  (*exchange).dripUpload,

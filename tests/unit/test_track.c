@@ -863,7 +863,7 @@ static void test_state_spares_others(void **arg)
 	assert_true(fputs("precious\n", f) >= 0);
 	assert_int_equal(fclose(f), 0);
 	assert_int_equal(us_state_open(dir, "t", 1, 1, table, reset, sizeof(reset), &state, &err), US_E_CONFIG);
-	static const char *const contents[] = { "12x\n", "123", "1\n2\n",
+	static const char *const contents[] = { "12x\n", "1\n2\n",
 						"1234567890123456789012345678901\n" };
 	for (size_t i = 0; i < sizeof(contents) / sizeof(contents[0]); i++) {
 		f = fopen(path, "w");

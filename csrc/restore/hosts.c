@@ -33,16 +33,12 @@ struct search {
 	struct us_hosts *hosts;
 };
 
-/* Literal text beside the mark in its component, up to where a variable begins. */
+/* The text beside the mark in its component. Where that has a variable, nobody can tell
+ * which part of a key is the host's name: no key has such text. */
 static void split_component(const char *start, const char *mark, char *ret_head, char *ret_tail)
 {
 	const char *end = mark + strlen(MARK);
-	size_t tail_len = strcspn(end, "/{");
-	for (const char *at = start; at < mark; at++) {
-		if (*at == '}') {
-			start = at + 1; /* behind a variable */
-		}
-	}
+	size_t tail_len = strcspn(end, "/");
 	(void)snprintf(ret_head, US_KEY_COMPONENT_LEN_MAX + 1, "%.*s", (int)(mark - start), start);
 	(void)snprintf(ret_tail, US_KEY_COMPONENT_LEN_MAX + 1, "%.*s", (int)tail_len, end);
 }

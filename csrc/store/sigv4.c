@@ -77,10 +77,8 @@ void us_sigv4_identity_wipe(struct us_sigv4_identity *identity)
 static int hmac_sha256(const void *key, size_t key_len, const char *data, size_t data_len,
 		       uint8_t ret_mac[US_SHA256_LEN])
 {
-	unsigned int mac_len = 0;
 	return HMAC(EVP_sha256(), key, (int)key_len, (const unsigned char *)data, data_len, ret_mac,
-		    &mac_len) &&
-	       mac_len == US_SHA256_LEN;
+		    NULL) != NULL;
 }
 
 static int derive_key(struct us_sigv4_identity *identity, const char *day, const char *region)
@@ -115,16 +113,27 @@ static int ensure_key(struct us_sigv4_identity *identity, const char *day, const
 	return strlen(region) <= US_REGION_LEN_MAX && derive_key(identity, day, region);
 }
 
-static int digest_text(EVP_MD_CTX *ctx, const char *text)
+/* SHA-256 over pieces. It only computes: whether all of it went well is asked at the end. */
+struct digest {
+	EVP_MD_CTX *ctx;
+	int failed;
+};
+
+static void digest(struct digest *d, const char *bytes, size_t len)
 {
-	return EVP_DigestUpdate(ctx, text, strlen(text));
+	d->failed |= !EVP_DigestUpdate(d->ctx, bytes, len);
+}
+
+static void digest_text(struct digest *d, const char *text)
+{
+	digest(d, text, strlen(text));
 }
 
 /* A header's value without outer blanks, inner runs of them as one space. */
-static int digest_value(EVP_MD_CTX *ctx, const char *value, size_t len)
+static void digest_value(struct digest *d, const char *value, size_t len)
 {
+	const char *space = "";
 	size_t i = 0;
-	int written = 0;
 	for (;;) {
 		while (i < len && (value[i] == ' ' || value[i] == '\t')) {
 			i++;
@@ -134,61 +143,50 @@ static int digest_value(EVP_MD_CTX *ctx, const char *value, size_t len)
 			i++;
 		}
 		if (i == start) {
-			return 1;
+			return;
 		}
-		if ((written && !EVP_DigestUpdate(ctx, " ", 1)) ||
-		    !EVP_DigestUpdate(ctx, value + start, i - start)) {
-			return 0;
-		}
-		written = 1;
+		digest_text(d, space);
+		digest(d, value + start, i - start);
+		space = " ";
 	}
 }
 
-static int digest_names(EVP_MD_CTX *ctx, const struct us_sigv4_request *request)
+static void digest_request(struct digest *d, const struct us_sigv4_request *request)
 {
-	for (size_t i = 0; i < request->header_count; i++) {
-		const struct us_sigv4_header *header = &request->headers[i];
-		if ((i > 0 && !EVP_DigestUpdate(ctx, ";", 1)) ||
-		    !EVP_DigestUpdate(ctx, header->name, header->name_len)) {
-			return 0;
-		}
-	}
-	return 1;
-}
-
-static int digest_request(EVP_MD_CTX *ctx, const struct us_sigv4_request *request,
-			  uint8_t ret_digest[US_SHA256_LEN])
-{
-	if (!EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) || !digest_text(ctx, request->method) ||
-	    !digest_text(ctx, "\n") || !digest_text(ctx, request->path) ||
-	    !digest_text(ctx, "\n") || !digest_text(ctx, request->query) ||
-	    !digest_text(ctx, "\n")) {
-		return 0;
+	const char *const lines[] = { request->method, request->path, request->query };
+	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+		digest_text(d, lines[i]);
+		digest_text(d, "\n");
 	}
 	for (size_t i = 0; i < request->header_count; i++) {
 		const struct us_sigv4_header *header = &request->headers[i];
-		if (!EVP_DigestUpdate(ctx, header->name, header->name_len) ||
-		    !digest_text(ctx, ":") ||
-		    !digest_value(ctx, header->value, header->value_len) ||
-		    !digest_text(ctx, "\n")) {
-			return 0;
-		}
+		digest(d, header->name, header->name_len);
+		digest_text(d, ":");
+		digest_value(d, header->value, header->value_len);
+		digest_text(d, "\n");
 	}
-	return digest_text(ctx, "\n") && digest_names(ctx, request) && digest_text(ctx, "\n") &&
-	       digest_text(ctx, request->payload_sha256) &&
-	       EVP_DigestFinal_ex(ctx, ret_digest, NULL);
+	digest_text(d, "\n");
+	for (size_t i = 0; i < request->header_count; i++) {
+		digest_text(d, i > 0 ? ";" : "");
+		digest(d, request->headers[i].name, request->headers[i].name_len);
+	}
+	digest_text(d, "\n");
+	digest_text(d, request->payload_sha256);
 }
 
 static int hash_request(const struct us_sigv4_request *request, char ret_hex[US_SHA256_HEX_LEN + 1])
 {
-	uint8_t digest[US_SHA256_LEN];
-	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-	int ok = ctx && digest_request(ctx, request, digest);
-	if (ok) {
-		us_hex(digest, sizeof(digest), ret_hex);
+	uint8_t hash[US_SHA256_LEN];
+	struct digest d = { .ctx = EVP_MD_CTX_new() };
+	if (!d.ctx || !EVP_DigestInit_ex(d.ctx, EVP_sha256(), NULL)) {
+		EVP_MD_CTX_free(d.ctx);
+		return 0;
 	}
-	EVP_MD_CTX_free(ctx);
-	return ok;
+	digest_request(&d, request);
+	d.failed |= !EVP_DigestFinal_ex(d.ctx, hash, NULL);
+	us_hex(hash, sizeof(hash), ret_hex);
+	EVP_MD_CTX_free(d.ctx);
+	return !d.failed;
 }
 
 static void add_scope(struct us_text *text, const struct us_sigv4_request *request)

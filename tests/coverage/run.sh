@@ -77,6 +77,9 @@ make_tree() {
 step_build() {
 	rm -rf "$OUT/csrc"
 	make -s -j"$(nproc)" OUT="$OUT" WERROR= EXTRA_CFLAGS="$FLAGS" EXTRA_LDFLAGS=--coverage unit-tests
+	# Processes that run as nobody write their counters, too.
+	find "$OUT/csrc" -name '*.gcno' | sed 's/gcno$/gcda/' | xargs touch
+	find "$OUT/csrc" -name '*.gcda' -exec chmod 666 {} +
 	make_tree
 	GOWORK="$TREE/build/go.work" go build -C "$TREE" -tags osusergo,netgo,sqlite_omit_load_extension \
 		-ldflags "-X main.Version=$(bin/litestream version)" -o "$ROOT/$OUT/litestream" github.com/benbjohnson/litestream/cmd/litestream

@@ -377,6 +377,102 @@ static void test_hosts(void **state)
 	assert_int_equal(list_count, 1);
 }
 
+/* Keys that have no host where the template has it. */
+static void test_no_hosts(void **state)
+{
+	(void)state;
+	static char long_key[600];
+	char name[300];
+	key_count = 0;
+	keys[key_count++] = "readme";
+	keys[key_count++] = "a/20260102T000000Z.db.lz4"; /* not so deep */
+	keys[key_count++] = "o/20260102T000000Z.db.lz4/20260102T000000Z.db.lz4";
+	keys[key_count++] = "o/host-.example/x/20260102T000000Z.db.lz4"; /* no name */
+	keys[key_count++] = "o/host-a.elsewhere/x/20260102T000000Z.db.lz4";
+	keys[key_count++] = "o/nost-a.example/x/20260102T000000Z.db.lz4";
+	keys[key_count++] = "o/host-%zz.example/x/20260102T000000Z.db.lz4"; /* no escape */
+	keys[key_count++] = "o/host-%00.example/x/20260102T000000Z.db.lz4";
+	keys[key_count++] = "o/host-%2F.example/x/20260102T000000Z.db.lz4"; /* no name of a host */
+	keys[key_count++] =
+		"o/host-b%41.example/x/20260102T000000Z.db.lz4";           /* not as we write it */
+	keys[key_count++] = "o/host-a.example/.x/20260102T000000Z.db.lz4"; /* no path of ours */
+	memset(name, 'h', sizeof(name) - 1);
+	name[sizeof(name) - 1] = '\0';
+	(void)snprintf(long_key, sizeof(long_key), "o/host-%s.example/x/20260102T000000Z.db.lz4",
+		       name);
+	keys[key_count++] = long_key;
+	expect_hosts("{{org}}/host-{{hostname}}.example/{{name}}", "");
+	/* Beside a variable nobody can tell where the name begins, or ends. */
+	key_count = 0;
+	keys[key_count++] = "a-b-c/x/20260102T000000Z.db.lz4";
+	keys[key_count++] = "b-/x/20260102T000000Z.db.lz4";
+	keys[key_count++] = "-b/x/20260102T000000Z.db.lz4";
+	expect_hosts("{{org}}-{{hostname}}/{{name}}", "");
+	expect_hosts("{{hostname}}-{{org}}/{{name}}", "");
+}
+
+/* No more than there is room for, and no more requests than are reasonable. */
+static void test_many_hosts(void **state)
+{
+	(void)state;
+	static char many[150][64];
+	static struct us_hosts hosts;
+	struct us_error err = US_ERROR_INIT;
+	_Atomic uint32_t cancel = 1;
+	for (int i = 0; i < 150; i++) {
+		(void)snprintf(many[i], sizeof(many[0]), "h%03d/o/x/20260102T000000Z.db.lz4", i);
+		keys[i] = many[i];
+	}
+	key_count = 150;
+	assert_int_equal(us_pattern_new("/data/*/*.db", &pattern, &err), 0);
+	assert_int_equal(
+		us_hosts_find(&fake, pattern, "{{hostname}}/{{org}}/{{name}}", NULL, &hosts, &err),
+		0);
+	assert_int_equal(hosts.count, US_HOSTS_MAX);
+	assert_string_equal(hosts.names[US_HOSTS_MAX - 1], "h099");
+	assert_int_equal(us_hosts_find(&fake, pattern, "{{hostname}}/{{org}}/{{name}}", &cancel,
+				       &hosts, &err),
+			 US_E_CANCELED);
+	fail_after = 1;
+	assert_int_equal(
+		us_hosts_find(&fake, pattern, "{{hostname}}/{{org}}/{{name}}", NULL, &hosts, &err),
+		US_E_NETWORK);
+	fail_after = 0;
+	us_pattern_free(pattern);
+}
+
+/* What is the key of an object, and what only looks like one. */
+static void test_object_keys(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *key;
+		int is;
+	} table[] = {
+		{ "x/20260102T030405Z.db.lz4", 1 }, { "a/b/20260102T030405Z.db.lz4", 1 },
+		{ "/20260102T030405Z.db.lz4", 0 },  { "20260102T030405Z.db.lz4", 0 },
+		{ "x/20260102T030405Z.db.lz", 0 },  { "x/20260102T030405Z.db.lz44", 0 },
+		{ "xx20260102T030405Z.db.lz4", 0 }, { "x/20261302T030405Z.db.lz4", 0 },
+		{ "x/20260102T030405Z.db.gz4", 0 }, { "x/20260102T030405z.db.lz4", 0 },
+	};
+	size_t prefix_len;
+	uint32_t time_s;
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		const char *key = table[i].key;
+		if (us_object_key_parse(key, strlen(key), &prefix_len, &time_s) != table[i].is) {
+			fail_msg("%s", key);
+		}
+	}
+	char *long_key = calloc(1, US_KEY_LEN_MAX + 100);
+	memset(long_key, 'k', US_KEY_LEN_MAX + 50);
+	memcpy(long_key + US_KEY_LEN_MAX - US_OBJECT_NAME_LEN - 1, "/20260102T030405Z.db.lz4", 25);
+	assert_int_equal(us_object_key_parse(long_key, US_KEY_LEN_MAX, &prefix_len, &time_s), 1);
+	memmove(long_key + 1, long_key, US_KEY_LEN_MAX);
+	assert_int_equal(us_object_key_parse(long_key, US_KEY_LEN_MAX + 1, &prefix_len, &time_s),
+			 0);
+	free(long_key);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -387,6 +483,9 @@ int main(void)
 		cmocka_unit_test(test_patience),
 		cmocka_unit_test(test_stops),
 		cmocka_unit_test(test_hosts),
+		cmocka_unit_test(test_no_hosts),
+		cmocka_unit_test(test_many_hosts),
+		cmocka_unit_test(test_object_keys),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -93,8 +93,12 @@ static void test_encoding_type(void **state)
 	assert_int_equal(parse(LIST LAST ENTRY("a%20b+c", "1") END), 0);
 	expect_entry(0, "a%20b+c", 1);
 	assert_null(us_s3_page_next_token(page));
-	static const char *const bad[] = { "a%", "a%2", "a%zz" };
-	for (size_t i = 0; i < 3; i++) {
+	assert_int_equal(
+		parse(LIST LAST "<EncodingType>url</EncodingType>" ENTRY("%4a%4A%2f", "1") END), 0);
+	expect_entry(0, "JJ/", 1);
+	static const char *const bad[] = { "a%",   "a%2",  "a%zz", "a%4g", "a%G4",
+					   "a%4`", "a%@4", "a%:4", "a%/4" };
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		char text[512];
 		(void)snprintf(text, sizeof(text),
 			       LIST LAST "<EncodingType>url</EncodingType>" ENTRY("%s", "1") END,
@@ -150,6 +154,10 @@ static void test_malformed(void **state)
 		{ LIST LAST ENTRY("a", "") END, "size is not a number" },
 		{ LIST LAST ENTRY("a", "1x") END, "size is not a number" },
 		{ LIST LAST ENTRY("a", "18446744073709551616") END, "size is not a number" },
+		{ LIST LAST ENTRY("a", "99999999999999999999") END, "size is not a number" },
+		{ LIST LAST ENTRY("a", ":") END, "size is not a number" },
+		{ LIST LAST "<Contents><Key>a</Key><Size>1</Size><Size>1</Size></Contents>" END,
+		  "size is not a number" },
 		{ LIST LAST "<Contents><Key>a<b/>c</Key><Size>1</Size></Contents>" END,
 		  "an element inside a value" },
 		{ "<html><body>hello</body></html>", "not a ListBucketResult" },
@@ -295,6 +303,44 @@ static void test_errors(void **state)
 	assert_int_equal(strlen(doc.message), 399);
 }
 
+/* A message of FILL bytes and CHARACTER; WANT bytes are kept of it. */
+static void check_cut(size_t fill, const char *character, size_t want)
+{
+	char text[1000], message[600];
+	memset(message, 'a', fill);
+	(void)snprintf(message + fill, sizeof(message) - fill, "%sbbbb", character);
+	(void)snprintf(text, sizeof(text), "<Error><Code>c</Code><Message>%s</Message></Error>",
+		       message);
+	assert_int_equal(us_s3_xml_error(text, strlen(text), &doc), 1);
+	assert_int_equal(strlen(doc.message), want);
+	assert_memory_equal(doc.message, message, want);
+}
+
+static void test_cut_errors(void **state)
+{
+	(void)state;
+	static const char *const characters[] = { "x", "\xc3\xa9", "\xe2\x82\xac",
+						  "\xf0\x9f\x98\x80" };
+	for (size_t i = 0; i < 4; i++) { /* the character ends at the limit, or is cut by it */
+		size_t len = strlen(characters[i]);
+		check_cut(399 - len, characters[i], 399);
+		for (size_t more = 1; more < len; more++) {
+			check_cut(399 - len + more, characters[i], 399 - len + more);
+		}
+	}
+	/* White space before a document is none of it; what is too long is none. */
+	static const char padded[] = " \t\r\n<Error><Code>X</Code></Error>";
+	assert_int_equal(us_s3_xml_error(padded, sizeof(padded) - 1, &doc), 1);
+	assert_int_equal(us_s3_xml_error(" \n\t\r", 4, &doc), 0);
+	char *much = malloc(US_S3_ERROR_LEN_MAX + 1);
+	memset(much, ' ', US_S3_ERROR_LEN_MAX + 1);
+	memcpy(much + US_S3_ERROR_LEN_MAX + 1 - 29, padded + 4, 29);
+	assert_int_equal(us_s3_xml_error(much, US_S3_ERROR_LEN_MAX + 1, &doc), 0);
+	assert_int_equal(us_s3_xml_error(much + 1, US_S3_ERROR_LEN_MAX, &doc), 1);
+	free(much);
+	us_s3_page_free(NULL);
+}
+
 static int32_t parse_as(enum us_s3_document document, const char *text)
 {
 	int32_t rc = us_s3_page_begin(page, document, &err);
@@ -322,6 +368,18 @@ static void test_uploads(void **state)
 	assert_string_equal(us_s3_page_next_token(page), "k& 2");
 	assert_int_equal(parse_as(US_S3_LISTING, LIST LAST ENTRY("k", "1") END), 0);
 	assert_null(us_s3_page_entry(page, 0).upload_id);
+	/* Where to go on, as broken as a key can be. */
+	static const char *const tokens[] = { "k%2", "k%00x" };
+	for (size_t i = 0; i < 2; i++) {
+		char text[400];
+		(void)snprintf(text, sizeof(text),
+			       "<ListMultipartUploadsResult><NextKeyMarker>%s</NextKeyMarker>"
+			       "<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>"
+			       "</ListMultipartUploadsResult>",
+			       tokens[i]);
+		assert_int_equal(parse_as(US_S3_UPLOADS, text), US_E_HTTP);
+		assert_non_null(strstr(err.message, "a key with a broken escape"));
+	}
 	/* One document in place of another. */
 	assert_int_equal(parse_as(US_S3_UPLOADS, LIST LAST END), US_E_HTTP);
 	assert_int_equal(parse_as(US_S3_DELETED, LIST LAST END), US_E_HTTP);
@@ -447,6 +505,7 @@ int main(void)
 		cmocka_unit_test(test_malformed),
 		cmocka_unit_test(test_bombs),
 		cmocka_unit_test(test_errors),
+		cmocka_unit_test(test_cut_errors),
 		cmocka_unit_test(test_uploads),
 		cmocka_unit_test(test_deleted),
 		cmocka_unit_test(test_results),

@@ -232,9 +232,37 @@ static void test_identity(void **state)
 	assert_memory_equal(&identity, &nothing, sizeof(nothing));
 }
 
+/* A region that there is no room for is not cut to another one. */
+static void test_long_region(void **state)
+{
+	(void)state;
+	struct us_text value;
+	struct us_error err = US_ERROR_INIT;
+	char region[US_REGION_LEN_MAX + 2];
+	us_text_init(&value, 4096);
+	assert_int_equal(us_sigv4_identity_set(&identity, "id", "secret", NULL, &err), 0);
+	memset(region, 'r', sizeof(region) - 1);
+	region[sizeof(region) - 1] = '\0';
+	struct us_sigv4_request request = { .method = "GET",
+					    .path = "/",
+					    .query = "",
+					    .payload_sha256 = US_SHA256_EMPTY,
+					    .time = "20260102T030405Z",
+					    .region = region };
+	assert_true(us_sigv4_authorization(&identity, &request, &value, &err) < 0);
+	region[US_REGION_LEN_MAX] = '\0';
+	us_text_clear(&value);
+	assert_int_equal(us_sigv4_authorization(&identity, &request, &value, &err), 0);
+	us_text_done(&value);
+	assert_int_equal(us_sigv4_identity_set(&identity, "id", "sec\x7fret", NULL, &err),
+			 US_E_ARG);
+	us_sigv4_identity_wipe(&identity);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_long_region),
 		cmocka_unit_test_setup(test_get_object, fresh_identity),
 		cmocka_unit_test_setup(test_put_object, fresh_identity),
 		cmocka_unit_test_setup(test_queries, fresh_identity),

@@ -343,8 +343,9 @@ int us_s3_reply_is_throttle(const struct us_s3_reply *reply)
 static int holds_error(const struct us_s3_reply *reply, const char *s3_code)
 {
 	struct us_s3_error_doc doc;
-	if (!us_s3_xml_error(reply->body.data, reply->body.len, &doc)) {
-		return 0;
+	int found = us_s3_xml_error(reply->body.data, reply->body.len, &doc);
+	if (found != 1) {
+		return found && !s3_code; /* no memory: it may be one */
 	}
 	int holds = !s3_code || strcmp(doc.code, s3_code) == 0;
 	OPENSSL_cleanse(&doc, sizeof(doc)); /* as above */

@@ -665,12 +665,15 @@ int us_s3_xml_error(const char *data, size_t data_len, struct us_s3_error_doc *r
 {
 	struct us_s3_page *page = NULL;
 	struct us_s3_error_doc doc;
-	if (data_len == 0 || data_len > US_S3_ERROR_LEN_MAX || us_s3_page_new(&page, NULL)) {
+	if (data_len == 0 || data_len > US_S3_ERROR_LEN_MAX) {
 		return 0;
 	}
-	int found = parse_answer(page, data, data_len, US_S3_LISTING, &doc, NULL) == US_E_HTTP &&
-		    doc.code[0] != '\0';
-	if (found) {
+	if (us_s3_page_new(&page, NULL)) {
+		return US_E_NOMEM;
+	}
+	int32_t rc = parse_answer(page, data, data_len, US_S3_LISTING, &doc, NULL);
+	int found = rc == US_E_NOMEM ? rc : rc == US_E_HTTP && doc.code[0] != '\0';
+	if (found == 1) {
 		*ret_doc = doc;
 	}
 	OPENSSL_cleanse(&doc, sizeof(doc)); /* what it repeats may be secret */

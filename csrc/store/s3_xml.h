@@ -36,7 +36,8 @@ enum us_s3_document {
 };
 
 /* 1 with *RET_DOC filled if the DATA_LEN bytes are a whole Error document (or an
- * ErrorResponse around one), 0 if they are anything else. */
+ * ErrorResponse around one), 0 if they are anything else, US_E_NOMEM if that cannot be
+ * told. */
 int us_s3_xml_error(const char *data, size_t data_len, struct us_s3_error_doc *ret_doc);
 
 /* Reads an answer that is to be DOCUMENT: 0, or as us_s3_page_end. RET_UPLOAD_ID

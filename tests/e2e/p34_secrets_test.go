@@ -109,7 +109,7 @@ func startSession(t testing.TB, endpoint, dir string) *session {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "session")
 	run2(t, "gcc", "-std=gnu17", "-O2", "-Wall", "-I../../csrc/include", "-o", program, "testdata/session.c",
-		"../../build/libultrasimple.a", "-lcurl", "-llz4", "-lsqlite3", "-lssl -lcrypto", "-lexpat", "-lm", "-pthread")
+		"../../build/libultrasimple.a", "-lcurl", "-llz4", "-lsqlite3", "-lssl", "-lcrypto", "-lexpat", "-lm", "-pthread")
 	s := &session{t: t, cmd: exec.Command(program, endpoint, bucket, dir)}
 	s.stdin = must1[io.WriteCloser](t)(s.cmd.StdinPipe())
 	s.lines = bufio.NewScanner(must1[io.ReadCloser](t)(s.cmd.StdoutPipe()))

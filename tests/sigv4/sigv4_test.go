@@ -47,7 +47,7 @@ func bridge(t *testing.T) string {
 	root := filepath.Join("..", "..")
 	cmd := exec.Command("gcc", "-std=gnu17", "-O1", "-D_GNU_SOURCE", "-o", path,
 		"tests/unit/sigv4_bridge.c", "csrc/store/sigv4.c", "csrc/store/text.c",
-		"csrc/base/error.c", "csrc/base/alloc.c", "-lssl -lcrypto")
+		"csrc/base/error.c", "csrc/base/alloc.c", "-lssl", "-lcrypto")
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building the bridge: %v\n%s", err, out)

@@ -241,7 +241,9 @@ int32_t us_report_failures(struct us_report *report, struct us_failure *ret_fail
 {
 	(void)pthread_mutex_lock(&report->mutex);
 	size_t count = report->published->count < capacity ? report->published->count : capacity;
-	memcpy(ret_failures, report->published->items, count * sizeof(ret_failures[0]));
+	for (size_t i = 0; i < count; i++) { /* of none, RET_FAILURES may be NULL */
+		ret_failures[i] = report->published->items[i];
+	}
 	(void)pthread_mutex_unlock(&report->mutex);
 	return (int32_t)count;
 }

@@ -70,7 +70,7 @@ t_asan() {
 	local flags="-fsanitize=address,undefined -fno-sanitize-recover=all"
 	make -s -j"$JOBS" OUT=build/asan WERROR= EXTRA_LDFLAGS="$flags" \
 		EXTRA_CFLAGS="$flags -fno-omit-frame-pointer -O1 -U_FORTIFY_SOURCE" unit-tests
-	ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 run_unit build/asan
+	ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 run_unit build/asan
 }
 
 t_tsan() {

@@ -348,9 +348,10 @@ static struct us_owner_note owner_note(void)
 
 static void write_owner(const char *text, size_t len, int64_t age_s)
 {
-	char path[PATH_LEN];
+	char path[PATH_LEN], tmp[PATH_LEN];
 	owner_path(path);
-	int fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+	path_of(tmp, "owner.tmp");
+	int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	assert_int_equal(write(fd, text, len), (ssize_t)len);
 	struct timespec times[2] = { 0 };
 	assert_int_equal(clock_gettime(CLOCK_REALTIME, &times[1]), 0);
@@ -358,6 +359,7 @@ static void write_owner(const char *text, size_t len, int64_t age_s)
 	times[0] = times[1];
 	assert_int_equal(futimens(fd, times), 0);
 	(void)close(fd);
+	assert_int_equal(rename(tmp, path), 0); /* at once: the handle's thread may be looking */
 }
 
 static void write_note(const struct us_owner_note *note, int64_t age_s)
@@ -423,9 +425,12 @@ static void test_text(void **state)
 	static const struct {
 		const char *line, *with; /* of the same length */
 	} not_written[] = {
-		{ "pid 77", "pid 07" },		    { "web-1", "we\tb1" },
-		{ "web-1", "we%41" },		    { "0-1/pid:[4]", "0-1/pid:[\xff]" },
-		{ "2026-01-02T03", "2026-13-02T03" }, { "03:04:06.0", "03:04:60.0" },
+		{ "pid 77", "pid 07" },
+		{ "web-1", "we\tb1" },
+		{ "web-1", "we%41" },
+		{ "0-1/pid:[4]", "0-1/pid:[\xff]" },
+		{ "2026-01-02T03", "2026-13-02T03" },
+		{ "03:04:06.0", "03:04:60.0" },
 	};
 	for (size_t i = 0; i < sizeof(not_written) / sizeof(not_written[0]); i++) {
 		memcpy(bad, text, len + 1);

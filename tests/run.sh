@@ -83,7 +83,7 @@ t_tsan() {
 	if setarch -R true 2>/dev/null; then
 		wrapper=(setarch -R)
 	fi
-	EXCLUDE="${TSAN_EXCLUDE[*]:-}" TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:die_after_fork=0 \
+	EXCLUDE="${TSAN_EXCLUDE[*]:-}" TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:die_after_fork=0:allocator_may_return_null=1 \
 		run_unit build/tsan "${wrapper[@]}"
 }
 

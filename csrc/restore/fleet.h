@@ -107,7 +107,7 @@ struct us_fleet {
 	uint32_t network_failures;    /* in a row, since: */
 	int64_t network_failed_ns;    /* monotonic */
 	int64_t brake_ns;             /* nothing is started before */
-	int given_up;                 /* the target cannot be reached, for this reason: */
+	_Atomic int given_up;         /* the target cannot be reached, for this reason: */
 	struct us_error gave_up_err;
 };
 

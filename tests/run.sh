@@ -131,12 +131,8 @@ t_fuzz() {
 	SEED="${SEED:-1}" DURATION="${DURATION:-2s}" tests/fuzz/run.sh
 }
 
-# Fault injection: tests/fault/run.sh, where it exists.
 t_fault() {
-	if [[ ! -e tests/fault/run.sh ]]; then
-		echo "no fault runs"
-		return
-	fi
+	ensure_versitygw
 	tests/fault/run.sh
 }
 

@@ -569,10 +569,27 @@ static int may_sleep(struct us_s3_pool *pool)
 	return may;
 }
 
+/*
+ * Lets curl act on FD. Where it is out of memory it leaves a hash table without slots with
+ * the socket that it was about, and divides by their number at its next event (7.88.1,
+ * singlesocket() in multi.c): all transfers end, and with them their connections.
+ */
+static void act(struct us_s3_pool *pool, curl_socket_t fd, int mask)
+{
+	int running;
+	/* other results are per transfer, see collect() */
+	if (curl_multi_socket_action(pool->multi, fd, mask, &running) != CURLM_OUT_OF_MEMORY) {
+		return;
+	}
+	while (pool->busy_count > 0) {
+		struct us_s3_slot *slot = pool->busy[pool->busy_count - 1];
+		slot_end(pool, slot, us_fail_nomem(&slot->err));
+	}
+}
+
 static void wait_events(struct us_s3_pool *pool)
 {
 	struct epoll_event events[EVENTS_MAX];
-	int running;
 	int timeout_ms = may_sleep(pool) ? wait_ms(pool) : 0;
 	int count = epoll_wait(pool->epoll_fd, events, EVENTS_MAX, timeout_ms);
 	for (int i = 0; i < count; i++) { /* a failure is EINTR: come back */
@@ -585,12 +602,11 @@ static void wait_events(struct us_s3_pool *pool)
 		int mask = (events[i].events & EPOLLIN ? CURL_CSELECT_IN : 0) |
 			   (events[i].events & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
 			   (events[i].events & (EPOLLERR | EPOLLHUP) ? CURL_CSELECT_ERR : 0);
-		/* results are per transfer, see collect() */
-		(void)curl_multi_socket_action(pool->multi, events[i].data.fd, mask, &running);
+		act(pool, events[i].data.fd, mask);
 	}
 	if (pool->curl_deadline_ns <= us_clock_mono_ns()) {
 		pool->curl_deadline_ns = INT64_MAX;
-		(void)curl_multi_socket_action(pool->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+		act(pool, CURL_SOCKET_TIMEOUT, 0);
 	}
 }
 

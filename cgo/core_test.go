@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -866,7 +867,13 @@ func TestRunCommand_Status(t *testing.T) {
 		!status.StateFound || status.LastBackup == nil {
 		t.Errorf("status: %+v", status)
 	}
-	if text, err := run(t, cfg, "status"); err != nil || !strings.Contains(text, "last backup") {
+	if c := status.LastCycle; c == nil || c.Databases != 4 || c.Unsynced != 0 || c.Changed != 4 || c.CycleSeconds <= 0 {
+		t.Errorf("last cycle: %+v", c)
+	} else if st := c.StageSeconds; st.Walk <= 0 || st.Track <= 0 || st.Read <= 0 || st.Encode <= 0 || st.UploadWait <= 0 || st.Commit <= 0 ||
+		st.Walk+st.Track > 2*c.CycleSeconds*float64(runtime.NumCPU()) {
+		t.Errorf("stages of the last cycle of %g s: %+v", c.CycleSeconds, st)
+	}
+	if text, err := run(t, cfg, "status"); err != nil || !strings.Contains(text, "last backup") || !strings.Contains(text, "upload wait") {
 		t.Errorf("%v:\n%s", err, text)
 	}
 

@@ -1,23 +1,14 @@
 package multidb
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 )
 
-const (
-	// lastVerifyFile is in the state directory: what `verify` leaves for /stats.
-	lastVerifyFile = "last-verify.json"
-
-	// lastVerifyMax bounds how much of it is read.
-	lastVerifyMax = 64 << 10
-)
+// lastVerifyFile is in the state directory: what `verify` leaves for /stats.
+const lastVerifyFile = "last-verify.json"
 
 // lastVerify is the result of a `verify`.
 type lastVerify struct {
@@ -37,18 +28,6 @@ func (v *lastVerify) at() time.Time {
 	return t
 }
 
-// stateDirectory is where the core keeps its state.
-func (c *Config) stateDirectory() (string, error) {
-	if c.StateDir != "" {
-		return c.StateDir, nil
-	}
-	prefix, err := c.Prefix()
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(prefix, defaultStateDir), nil
-}
-
 // recordVerify leaves v in the state directory. There is none on a machine that
 // only verifies; any other failure is worth a warning, and no more.
 func recordVerify(cfg *Config, v lastVerify) {
@@ -58,48 +37,7 @@ func recordVerify(cfg *Config, v lastVerify) {
 }
 
 func writeLastVerify(cfg *Config, v lastVerify) error {
-	dir, err := cfg.stateDirectory()
-	if err != nil {
-		return err
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	if cfg.StateDir == "" && !isDirectory(root, dir) {
-		return fmt.Errorf("%s is a link", quote(dir)) // it lies where others may write
-	}
-	content, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-
-	temp := fmt.Sprintf(".%s.%d", lastVerifyFile, os.Getpid())
-	_ = root.Remove(temp) // of a process that was killed
-	f, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(content, '\n'))
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = root.Rename(temp, lastVerifyFile)
-	}
-	if err != nil {
-		_ = root.Remove(temp)
-	}
-	return err
-}
-
-// isDirectory reports whether dir, which was opened, is no link to a directory.
-func isDirectory(root *os.Root, dir string) bool {
-	opened, err := root.Stat(".")
-	if err != nil {
-		return false
-	}
-	named, err := os.Lstat(dir)
-	return err == nil && os.SameFile(opened, named)
+	return writeReport(cfg, lastVerifyFile, v)
 }
 
 // lastVerifyReader reads what verify has left, again only if it has changed.
@@ -123,20 +61,8 @@ func (r *lastVerifyReader) read() *lastVerify {
 }
 
 func readLastVerify(path string, info os.FileInfo) *lastVerify {
-	if !info.Mode().IsRegular() || info.Size() > lastVerifyMax {
-		return nil
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, lastVerifyMax))
-	if err != nil {
-		return nil
-	}
 	var v lastVerify
-	if json.Unmarshal(content, &v) != nil {
+	if !readReport(path, info, &v) {
 		return nil
 	}
 	if _, err := time.Parse(time.RFC3339, v.Time); err != nil {

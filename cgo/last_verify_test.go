@@ -81,7 +81,7 @@ func TestLastVerify_Bad(t *testing.T) {
 		"no object": write("[]"),
 		"no time":   write(`{"databases":1}`),
 		"bad time":  write(`{"time":"yesterday"}`),
-		"too long":  write(good + strings.Repeat(" ", lastVerifyMax)),
+		"too long":  write(good + strings.Repeat(" ", reportMax)),
 		"directory": func() error { return os.Mkdir(path, 0o700) },
 		"link": func() error {
 			if err := os.WriteFile(filepath.Join(dir, "other"), []byte(good), 0o600); err != nil {

@@ -362,6 +362,11 @@ func (r *UltraSimpleReplicator) publish(cycleErr error) {
 		s.sweepCostUSD = stats.sweep.calls.usd()
 	}
 	r.snapshot.Store(s)
+	if cycleErr == nil {
+		// A warning each cycle would say less than what else fails in a state
+		// directory that cannot be written.
+		_ = writeReport(r.cfg, lastCycleFile, newLastCycle(s))
+	}
 }
 
 // logSweep writes a line about a sweep that has come to its end.

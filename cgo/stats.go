@@ -117,6 +117,7 @@ type statsResponse struct {
 	Owner                   string            `json:"owner"`
 	ScanSeconds             float64           `json:"scan_seconds"`
 	CycleSeconds            float64           `json:"cycle_seconds"`
+	StageSeconds            stageSeconds      `json:"stage_seconds"`
 	CycleOverruns           uint64            `json:"cycle_overruns"`
 	CyclesFailed            uint64            `json:"cycles_failed"`
 	CycleError              string            `json:"cycle_error"`
@@ -197,6 +198,7 @@ func (s *snapshot) response(now time.Time) statsResponse {
 		Owner:                   s.owner.String(),
 		ScanSeconds:             s.scanSeconds,
 		CycleSeconds:            s.cycleSeconds,
+		StageSeconds:            s.stages,
 		CycleOverruns:           s.cycleOverruns,
 		CyclesFailed:            s.cyclesFailed,
 		CycleError:              s.cycleError,
@@ -288,7 +290,7 @@ func serveStats(w http.ResponseWriter, req *http.Request) {
 type metric struct {
 	desc  *prometheus.Desc
 	kind  prometheus.ValueType
-	label string // value of "operation", "" where the series has no label
+	label string // value of its one label, "" where the series has none
 	value func(s *snapshot, now time.Time) (value float64, ok bool)
 }
 
@@ -343,6 +345,17 @@ func verifyGauge(name, help string, value func(*lastVerify) float64) metric {
 			}
 			return value(s.lastVerify), true
 		},
+	}
+}
+
+var stageDesc = newDesc("stage_seconds", "Where the last cycle spent its time, in seconds, summed over threads", "stage")
+
+func stageMetric(stage string, value func(stageSeconds) float64) metric {
+	return metric{
+		desc:  stageDesc,
+		kind:  prometheus.GaugeValue,
+		label: stage,
+		value: func(s *snapshot, _ time.Time) (float64, bool) { return value(s.stages), true },
 	}
 }
 
@@ -418,6 +431,12 @@ var metrics = []metric{
 		func(s *snapshot) uint64 { return s.databasesReconciled }),
 	counter("uploads_aborted", "Number of unfinished uploads in parts that were aborted",
 		func(s *snapshot) uint64 { return s.uploadsAborted }),
+	stageMetric("walk", func(s stageSeconds) float64 { return s.Walk }),
+	stageMetric("track", func(s stageSeconds) float64 { return s.Track }),
+	stageMetric("read", func(s stageSeconds) float64 { return s.Read }),
+	stageMetric("encode", func(s stageSeconds) float64 { return s.Encode }),
+	stageMetric("upload_wait", func(s stageSeconds) float64 { return s.UploadWait }),
+	stageMetric("commit", func(s stageSeconds) float64 { return s.Commit }),
 	apiCallsMetric("PUT", func(c apiCalls) uint64 { return c.put }),
 	apiCallsMetric("GET", func(c apiCalls) uint64 { return c.get }),
 	apiCallsMetric("LIST", func(c apiCalls) uint64 { return c.list }),
@@ -462,6 +481,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 		}
 	}
 	ch <- apiCallsDesc
+	ch <- stageDesc
 }
 
 func (collector) Collect(ch chan<- prometheus.Metric) {

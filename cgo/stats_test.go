@@ -37,7 +37,7 @@ func decodeStats(t *testing.T) map[string]any {
 var statsFields = []string{
 	"databases", "changed_last_cycle", "uploads_success", "uploads_failed", "bytes_uploaded", "last_scan",
 	"cycles", "unsynced", "oldest_unsynced_seconds", "uploads_skipped_unchanged", "databases_failed",
-	"databases_empty", "not_databases", "databases_gone", "scan_seconds", "cycle_seconds", "cycle_overruns",
+	"databases_empty", "not_databases", "databases_gone", "scan_seconds", "cycle_seconds", "stage_seconds", "cycle_overruns",
 	"api_calls", "cost_usd_per_day", "failures", "target", "version", "uptime_seconds", "walk_failures",
 	"target_unreachable", "owner", "cycles_failed", "cycle_error", "last_sweep", "sweep", "objects_deleted",
 	"databases_reconciled", "uploads_aborted", "last_verify",
@@ -201,7 +201,8 @@ func TestMetrics(t *testing.T) {
 		databasesFailed: 9, databasesEmpty: 10, notDatabases: 11, databasesGone: 12, walkFailures: 13,
 		scanSeconds: 14, cycleSeconds: 15, calls: apiCalls{16, 17, 18, 19}, targetUnreachable: true, owner: ownerUs,
 		lastSweep: time.Unix(1700000000, 0), objectsDeleted: 20, databasesReconciled: 21, uploadsAborted: 22,
-		sweep: sweepStats{objects: 23, bytes: 24, calls: apiCalls{list: 25, delete: 26}, seconds: 27, failed: true},
+		sweep:  sweepStats{objects: 23, bytes: 24, calls: apiCalls{list: 25, delete: 26}, seconds: 27, failed: true},
+		stages: stageSeconds{28, 29, 30, 31, 32, 33},
 	}
 	f.run = func(int, <-chan struct{}, <-chan struct{}) (cycleResult, error) {
 		return cycleResult{databases: 3, failed: 9}, nil
@@ -217,6 +218,8 @@ func TestMetrics(t *testing.T) {
 		"cycle_overruns": 0, "cost_usd_per_day": 0, "last_sweep_timestamp_seconds": 1700000000,
 		"objects_deleted": 20, "databases_reconciled": 21, "uploads_aborted": 22, "sweep_objects": 23, "sweep_bytes": 24,
 		"sweep_list": 25, "sweep_delete": 26, "sweep_seconds": 27, "sweep_failed": 1, "sweep_cost_usd": 0,
+		"stage_seconds,stage=walk": 28, "stage_seconds,stage=track": 29, "stage_seconds,stage=read": 30,
+		"stage_seconds,stage=encode": 31, "stage_seconds,stage=upload_wait": 32, "stage_seconds,stage=commit": 33,
 	} {
 		if got, ok := after[key]; !ok || got != want {
 			t.Errorf("%s=%v (%v), want %v", key, got, ok, want)
@@ -231,7 +234,7 @@ func TestMetrics(t *testing.T) {
 	// Every number of /stats has its series.
 	for _, field := range statsFields {
 		switch field {
-		case "last_scan", "last_sweep", "sweep", "last_verify", "api_calls", "failures", "target", "version", "cycle_error":
+		case "last_scan", "last_sweep", "sweep", "last_verify", "api_calls", "stage_seconds", "failures", "target", "version", "cycle_error":
 			continue
 		}
 		if _, ok := after[field]; !ok {

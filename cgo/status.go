@@ -25,6 +25,8 @@ Output:
   never             Not backed up yet, new or failing from the start
   not databases     Empty files, and files that are no SQLite database
   last backup       Time in the name of the newest backup, by the state
+  last cycle        Start of the last cycle of replicate, how long it took, and
+                    what its stages took, summed over threads
   in target         Databases that have backups
   newest in target  Time in the name of the newest of these
   gone locally      Databases that have backups and are not on disk
@@ -52,6 +54,8 @@ type statusOutput struct {
 	Gone            uint64  `json:"gone"`
 	NotInTarget     uint64  `json:"not_in_target"`
 	TargetError     string  `json:"target_error"`
+
+	LastCycle *lastCycle `json:"last_cycle"` // of replicate; null: none is known
 }
 
 func runStatus(ctx context.Context, req *request) error {
@@ -145,6 +149,7 @@ func newStatusOutput(cfg *Config, p planResult) statusOutput {
 		FirstFailure: p.firstFailure,
 		StateFound:   p.stateFound,
 		Target:       targetName(cfg),
+		LastCycle:    readLastCycle(cfg),
 	}
 	if known := p.synced + p.changed + p.never; p.stateFound && known < p.databases {
 		output.NotDatabases = p.databases - known // seen by a cycle, and nothing to back up
@@ -176,6 +181,11 @@ func printStatus(out io.Writer, s statusOutput) error {
 	fmt.Fprintf(w, "names without a key\t%d\n", s.BadNames)
 	fmt.Fprintf(w, "walk failures\t%d\n", s.WalkFailures)
 	fmt.Fprintf(w, "last backup\t%s\n", orDash(s.LastBackup))
+	if c := s.LastCycle; c != nil {
+		fmt.Fprintf(w, "last cycle\t%s, %.3f s (walk %.3f, track %.3f, read %.3f, encode %.3f, upload wait %.3f, commit %.3f)\n",
+			c.LastScan, c.CycleSeconds, c.StageSeconds.Walk, c.StageSeconds.Track, c.StageSeconds.Read,
+			c.StageSeconds.Encode, c.StageSeconds.UploadWait, c.StageSeconds.Commit)
+	}
 	if s.TargetError != "" {
 		fmt.Fprintf(w, "in target\tunknown: %s\n", s.TargetError)
 		return w.Flush()

@@ -32,18 +32,26 @@ struct walk {
 	uint32_t now_s;
 	struct us_walk_result result;
 	_Atomic uint64_t changed;
+	_Atomic int64_t callback_ns; /* spent in on_batch */
 	_Atomic uint32_t out_of_memory;
 	int32_t rc;
 	struct us_error err;
 	int64_t start_ns;
 };
 
+/* One entry of a batch against its record. */
+struct seen {
+	uint64_t path_hash, fingerprint;
+	uint32_t index; /* in the batch */
+	uint8_t racy_flags, was_unsynced;
+};
+
 /* ------------------------------------------------------------------ walking */
 
 static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
-			 const struct us_walk_entry *entry, uint64_t path_hash,
-			 uint64_t fingerprint, uint8_t racy_flags, int was_unsynced)
+			 const struct seen *seen)
 {
+	const struct us_walk_entry *entry = &batch->entries[seen->index];
 	struct us_job *job = us_job_take(walk->us);
 	if (!job) {
 		if (!us_stopping(walk->us)) {
@@ -51,10 +59,10 @@ static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
 		}
 		return US_E_CANCELED;
 	}
-	job->path_hash = path_hash;
-	job->fingerprint = fingerprint;
-	job->racy_flags = racy_flags;
-	job->was_unsynced = was_unsynced != 0;
+	job->path_hash = seen->path_hash;
+	job->fingerprint = seen->fingerprint;
+	job->racy_flags = seen->racy_flags;
+	job->was_unsynced = seen->was_unsynced;
 	job->inode = entry->db.inode;
 	job->floor_ns = walk->us->floor_ns;
 	(void)snprintf(job->rel, sizeof(job->rel), "%s%s%s", batch->dir, batch->dir_len ? "/" : "",
@@ -69,11 +77,10 @@ static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
 }
 
 /* What the record says of ENTRY. A US_SEEN_* or US_E_NOMEM. */
-static int see(struct walk *walk, const struct us_walk_entry *entry, uint64_t path_hash,
-	       uint64_t fingerprint, uint8_t *ret_racy_flags, int *ret_was_unsynced)
+static int see(struct walk *walk, const struct us_walk_entry *entry, struct seen *seen)
 {
 	struct us *us = walk->us;
-	struct us_record *record = us_table_acquire(us->table, path_hash, 1);
+	struct us_record *record = us_table_acquire(us->table, seen->path_hash, 1);
 	if (!record) {
 		walk->out_of_memory = 1;
 		return US_E_NOMEM;
@@ -83,18 +90,18 @@ static int see(struct walk *walk, const struct us_walk_entry *entry, uint64_t pa
 		record->flags = US_RECORD_TOUCHED; /* no sweep under way knows it */
 	}
 	if (record->generation == us->generation && !is_new) {
-		us_table_release(us->table, path_hash);
+		us_table_release(us->table, seen->path_hash);
 		return US_SEEN_UNCHANGED; /* a name that a changing directory gave twice */
 	}
 	record->generation = us->generation;
-	*ret_was_unsynced = (record->flags & US_RECORD_UNSYNCED) != 0;
-	int seen = us_record_see(record, fingerprint, walk->now_s);
-	if (seen != US_SEEN_UNCHANGED) {
-		uint8_t before = seen == US_SEEN_RACY ? record->flags : 0;
-		*ret_racy_flags = us_racy_flags(&entry->db, &entry->wal, entry->clock_ns, before);
+	seen->was_unsynced = (record->flags & US_RECORD_UNSYNCED) != 0;
+	int what = us_record_see(record, seen->fingerprint, walk->now_s);
+	if (what != US_SEEN_UNCHANGED) {
+		uint8_t before = what == US_SEEN_RACY ? record->flags : 0;
+		seen->racy_flags = us_racy_flags(&entry->db, &entry->wal, entry->clock_ns, before);
 	}
-	us_table_release(us->table, path_hash);
-	return seen;
+	us_table_release(us->table, seen->path_hash);
+	return what;
 }
 
 static void tell_large(struct us *us, const struct us_walk_batch *batch,
@@ -106,36 +113,62 @@ static void tell_large(struct us *us, const struct us_walk_batch *batch,
 	us_large_tell(us, path_hash, rel);
 }
 
+/* Hashes the entries of BATCH before it looks one up: by then their records have come. */
+static void hash_all(struct us *us, const struct us_walk_batch *batch, struct seen *ret_seen)
+{
+	const struct us_siphash_key *key = &us_state_info(us->state)->key;
+	const struct us_siphash_key dir_key = us_path_hash_key(key, batch->dir, batch->dir_len);
+	for (size_t i = 0; i < batch->entry_count; i++) {
+		const struct us_walk_entry *entry = &batch->entries[i];
+		ret_seen[i].path_hash = us_path_hash_name(&dir_key, entry->name, entry->name_len);
+		us_table_prefetch(us->table, ret_seen[i].path_hash);
+		ret_seen[i].fingerprint = us_fingerprint(key, &entry->db, &entry->wal);
+	}
+}
+
+/* Looks all entries of BATCH up; RET_SEEN gets those which may need a job. Returns their
+ * count, or US_E_NOMEM. */
+static int32_t see_all(struct walk *walk, const struct us_walk_batch *batch, struct seen *ret_seen)
+{
+	uint64_t changed = 0;
+	int32_t count = 0;
+	hash_all(walk->us, batch, ret_seen);
+	for (uint32_t i = 0; i < batch->entry_count; i++) {
+		struct seen seen = ret_seen[i];
+		seen.index = i;
+		int what = see(walk, &batch->entries[i], &seen);
+		if (what < 0) {
+			return what;
+		}
+		changed += what == US_SEEN_CHANGED;
+		if (what != US_SEEN_UNCHANGED) {
+			ret_seen[count++] = seen;
+		}
+	}
+	walk->changed += changed;
+	return count;
+}
+
 static int32_t on_batch(void *arg, uint32_t thread, const struct us_walk_batch *batch)
 {
 	struct walk *walk = arg;
 	struct us *us = walk->us;
-	const struct us_siphash_key *key = &us_state_info(us->state)->key;
-	const struct us_siphash_key dir_key = us_path_hash_key(key, batch->dir, batch->dir_len);
-	uint64_t changed = 0;
+	struct seen seen[US_WALK_BATCH_MAX];
 	(void)thread;
-	for (size_t i = 0; i < batch->entry_count; i++) {
-		const struct us_walk_entry *entry = &batch->entries[i];
-		uint64_t path_hash = us_path_hash_name(&dir_key, entry->name, entry->name_len);
-		uint64_t fingerprint = us_fingerprint(key, &entry->db, &entry->wal);
-		uint8_t racy_flags = 0;
-		int was_unsynced = 0;
-		int seen = see(walk, entry, path_hash, fingerprint, &racy_flags, &was_unsynced);
-		if (seen == US_SEEN_UNCHANGED) {
-			continue;
-		}
-		changed += seen == US_SEEN_CHANGED;
-		if (us->large_live > 0 && us_large_is_live(us, path_hash)) {
-			tell_large(us, batch, entry, path_hash);
-			continue;
-		}
-		if (seen < 0 || start_job(walk, batch, entry, path_hash, fingerprint, racy_flags,
-					  was_unsynced)) {
-			return US_E_CANCELED;
+	int64_t start_ns = us_clock_mono_ns();
+	int32_t count = see_all(walk, batch, seen);
+	int64_t seen_ns = us_clock_mono_ns();
+	us->stage_ns[US_STAGE_TRACK] += seen_ns - start_ns;
+	int32_t rc = count < 0 ? US_E_CANCELED : 0;
+	for (int32_t i = 0; i < count && !rc; i++) {
+		if (us->large_live > 0 && us_large_is_live(us, seen[i].path_hash)) {
+			tell_large(us, batch, &batch->entries[seen[i].index], seen[i].path_hash);
+		} else {
+			rc = start_job(walk, batch, &seen[i]);
 		}
 	}
-	walk->changed += changed;
-	return us_stopping(us) ? US_E_CANCELED : 0;
+	walk->callback_ns += (count > 0 ? us_clock_mono_ns() : seen_ns) - start_ns;
+	return us_stopping(us) ? US_E_CANCELED : rc;
 }
 
 static void on_failure(void *arg, uint32_t thread, const char *path, const struct us_error *err)
@@ -157,6 +190,7 @@ static void *walk_main(void *arg)
 	const struct us_walk_fns fns = { .batch = on_batch, .failure = on_failure, .arg = walk };
 	walk->rc = us_walk(us->pattern, us->prefix_fd, us_walk_threads(), &fns, &us->walk_stop,
 			   &walk->result, &walk->err);
+	us->stage_ns[US_STAGE_WALK] += walk->result.busy_ns - walk->callback_ns;
 	(void)pthread_mutex_lock(&us->mutex);
 	us->walk_done = 1;
 	us->now.scan_seconds = (double)(us_clock_mono_ns() - walk->start_ns) / (double)US_NS_PER_S;
@@ -214,8 +248,10 @@ int32_t us_commit(struct us *us, struct us_error *err)
 	if (!spare) {
 		return wanted ? us_fail_nomem(err) : 0;
 	}
+	int64_t start_ns = us_clock_mono_ns();
 	int32_t rc = us_state_commit(us->state, us->table, changes, count, whole, high_water_ns,
 				     us->swept_s, err);
+	us->stage_ns[US_STAGE_COMMIT] += us_clock_mono_ns() - start_ns;
 	us->commits = us_state_info(us->state)->commits;
 	us_free(changes);
 	return rc;
@@ -235,7 +271,9 @@ static void drain(struct us *us)
 {
 	int64_t committed_ns = us_clock_mono_ns();
 	for (;;) {
+		int64_t start_ns = us_clock_mono_ns();
 		(void)pthread_mutex_lock(&us->mutex);
+		int uploads_left = us->walk_done && us->live == us->putting && us->putting > 0;
 		int over = us->walk_done && us->deferred.count == 0 && may_end(us);
 		if (!over && us->putting == 0 && us->dirty_count < US_DIRTY_MAX) {
 			(void)us_cond_wait_ns(&us->done, &us->mutex,
@@ -252,6 +290,9 @@ static void drain(struct us *us)
 		}
 		if (putting) {
 			reap(us);
+		}
+		if (uploads_left) {
+			us->stage_ns[US_STAGE_UPLOAD_WAIT] += us_clock_mono_ns() - start_ns;
 		}
 		if (due) {
 			struct us_error err = US_ERROR_INIT;
@@ -302,6 +343,11 @@ static void on_gone(void *arg, uint64_t path_hash)
 	us_mark_dirty(us, path_hash, 0);
 }
 
+static double stage_seconds(const struct us *us, enum us_stage stage)
+{
+	return (double)(us->stage_ns[stage] - us->stage_begin_ns[stage]) / (double)US_NS_PER_S;
+}
+
 static void publish(struct us *us, const struct walk *walk, const struct us_table_sums *sums,
 		    int64_t start_wall_ns)
 {
@@ -328,6 +374,12 @@ static void publish(struct us *us, const struct walk *walk, const struct us_tabl
 	s->api_list = counts.list;
 	s->api_delete = counts.remove;
 	s->target_unreachable = us->target_down != 0;
+	s->walk_seconds = stage_seconds(us, US_STAGE_WALK);
+	s->track_seconds = stage_seconds(us, US_STAGE_TRACK);
+	s->read_seconds = stage_seconds(us, US_STAGE_READ);
+	s->encode_seconds = stage_seconds(us, US_STAGE_ENCODE);
+	s->upload_wait_seconds = stage_seconds(us, US_STAGE_UPLOAD_WAIT);
+	s->commit_seconds = stage_seconds(us, US_STAGE_COMMIT);
 	us->published = *s;
 	(void)pthread_mutex_unlock(&us->mutex);
 }
@@ -364,6 +416,9 @@ static void begin(struct us *us, int prefix_fd)
 	us->target_down = 0;
 	us->network_failures = 0;
 	memset(&us->now, 0, sizeof(us->now));
+	for (int i = 0; i < US_STAGE_COUNT; i++) {
+		us->stage_begin_ns[i] = us->stage_ns[i];
+	}
 	(void)pthread_mutex_unlock(&us->mutex);
 }
 

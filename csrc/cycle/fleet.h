@@ -51,6 +51,17 @@ struct us_job {
 	char key[US_KEY_LEN_MAX + 1];
 };
 
+/* Where time goes: us_stats says what each is. */
+enum us_stage {
+	US_STAGE_WALK,
+	US_STAGE_TRACK,
+	US_STAGE_READ,
+	US_STAGE_ENCODE,
+	US_STAGE_UPLOAD_WAIT,
+	US_STAGE_COMMIT,
+	US_STAGE_COUNT
+};
+
 struct us_job_list {
 	struct us_job *first, **last;
 	size_t count;
@@ -65,6 +76,7 @@ struct us_worker {
 	struct us_encoder *encoder;
 	struct us_job *job;	   /* being read */
 	const char *failed_stage;  /* where the sink stopped a read; NULL: it did not */
+	int64_t encode_ns, room_ns; /* of this job: encoding, waiting for the budget */
 	struct us_trailer trailer; /* its path is the escaped path of the job */
 	char path[US_PATH_LEN_MAX + 1];
 };
@@ -99,12 +111,14 @@ struct us {
 	_Atomic uint32_t carries;      /* cycles do not wait for large databases (us_carry) */
 	_Atomic int large_paused;      /* none begins: a sweep waits for their end */
 	_Atomic int64_t commits;       /* of the state, for the owner's thread */
+	_Atomic int64_t stage_ns[US_STAGE_COUNT]; /* since us_open */
 
 	/* The cycle under way; set while no worker has a job but large ones, which do not look
 	 * at them. */
 	int prefix_fd;
 	uint8_t generation;
 	int64_t floor_ns; /* snapshot times of this cycle are later */
+	int64_t stage_begin_ns[US_STAGE_COUNT]; /* as of its start */
 
 	pthread_mutex_t mutex; /* guards all below; never held across I/O */
 	pthread_cond_t work;   /* for workers: a job, or the end */

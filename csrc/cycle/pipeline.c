@@ -613,7 +613,9 @@ static int32_t begin_image(void *arg, const struct us_image_info *info, struct u
 	uint64_t bound = us_encode_bound(info->image_len);
 	int to_file = bound > us->staged_max / 4;
 	w->failed_stage = "encode";
+	int64_t start_ns = us_clock_mono_ns();
 	int32_t rc = stage_bytes(us, w->job, to_file ? 0 : bound, err);
+	w->room_ns += us_clock_mono_ns() - start_ns;
 	if (!rc) {
 		rc = us_encoder_begin(w->encoder, info->image_len, to_file, err);
 	}
@@ -629,7 +631,9 @@ static int32_t write_image(void *arg, const uint8_t *data, size_t data_len, stru
 	if (w->us->canceled) {
 		return us_fail(err, US_E_CANCELED, "canceled");
 	}
+	int64_t start_ns = us_clock_mono_ns();
 	int32_t rc = us_encoder_write(w->encoder, data, data_len, err);
+	w->encode_ns += us_clock_mono_ns() - start_ns;
 	if (rc) {
 		w->failed_stage = "encode";
 	}
@@ -647,7 +651,9 @@ static int32_t encode_end(struct us_worker *w, struct us_error *err)
 	w->trailer.mode = info->mode;
 	w->trailer.uid = info->uid;
 	w->trailer.gid = info->gid;
+	int64_t start_ns = us_clock_mono_ns();
 	int32_t rc = us_encoder_end(w->encoder, &w->trailer, &job->object, err);
+	w->encode_ns += us_clock_mono_ns() - start_ns;
 	if (!rc) {
 		unstage_bytes(w->us, job, job->object.data ? job->object.len : 0);
 		job->content_hash =
@@ -779,6 +785,17 @@ static int32_t locate(struct us_worker *w, struct us_error *err)
 	return 0;
 }
 
+/* Reads the image through SINK, which encodes it meanwhile. */
+static int32_t read_timed(struct us_worker *w, const struct us_read_source *source,
+			  const struct us_image_sink *sink, struct us_error *err)
+{
+	w->encode_ns = w->room_ns = 0;
+	int64_t start_ns = us_clock_mono_ns();
+	int32_t rc = us_read_image(w->reader, source, sink, &w->job->info, err);
+	w->us->stage_ns[US_STAGE_READ] += us_clock_mono_ns() - start_ns - w->encode_ns - w->room_ns;
+	return rc;
+}
+
 static void process(struct us_worker *w)
 {
 	struct us *us = w->us;
@@ -813,7 +830,7 @@ static void process(struct us_worker *w)
 	};
 	const struct us_image_sink sink = { .begin = begin_image, .write = write_image, .arg = w };
 	w->failed_stage = NULL;
-	int32_t rc = us_read_image(w->reader, &source, &sink, &job->info, &err);
+	int32_t rc = read_timed(w, &source, &sink, &err);
 	if (rc) {
 		read_failed(w, rc, &err);
 		return;
@@ -821,7 +838,9 @@ static void process(struct us_worker *w)
 	if (job->info.snapshot_ns <= job->floor_ns) {
 		job->info.snapshot_ns = job->floor_ns + 1;
 	}
-	if (encode_end(w, &err)) {
+	rc = encode_end(w, &err);
+	us->stage_ns[US_STAGE_ENCODE] += w->encode_ns;
+	if (rc) {
 		us_encoder_drop(w->encoder);
 		job_fail(us, job, "encode", &err);
 		return;

@@ -39,6 +39,7 @@
 #include <unistd.h>
 
 #include "../base/alloc.h"
+#include "../base/clock.h"
 #include "../base/escape.h"
 #include "../base/siphash.h"
 #include "../base/thread.h"
@@ -494,7 +495,9 @@ static int take_next(struct walker *t, char name[NAME_LEN_MAX + 1], size_t *ret_
 	while (!w->top && !w->root_waits && w->busy_count > 0 &&
 	       !atomic_load_explicit(&w->stop, memory_order_relaxed)) {
 		w->waiting_count++;
+		t->result.busy_ns += us_clock_mono_ns();
 		pthread_cond_wait(&w->cond, &w->mutex);
+		t->result.busy_ns -= us_clock_mono_ns();
 		w->waiting_count--;
 	}
 	if (atomic_load_explicit(&w->stop, memory_order_relaxed)) {
@@ -693,9 +696,11 @@ static void *run(void *arg)
 	struct walker *t = arg;
 	char name[NAME_LEN_MAX + 1] = "";
 	size_t name_len = 0;
+	t->result.busy_ns -= us_clock_mono_ns();
 	while (take_next(t, name, &name_len)) {
 		visit(t, name, name_len);
 	}
+	t->result.busy_ns += us_clock_mono_ns();
 	return NULL;
 }
 
@@ -805,6 +810,7 @@ int32_t us_walk(const struct us_pattern *pattern, int prefix_fd, uint32_t thread
 		result.database_count += walkers[i].result.database_count;
 		result.directory_count += walkers[i].result.directory_count;
 		result.failure_count += walkers[i].result.failure_count;
+		result.busy_ns += walkers[i].result.busy_ns;
 	}
 	walkers_free(walkers, thread_count);
 	rc = atomic_load_explicit(&w.stop, memory_order_relaxed);

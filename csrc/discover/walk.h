@@ -47,6 +47,7 @@ struct us_walk_result {
 	uint64_t database_count;  /* entries delivered */
 	uint64_t directory_count; /* listed; a literal component of the pattern needs no listing */
 	uint64_t failure_count;   /* calls of failure() */
+	int64_t busy_ns;          /* of all threads together, callbacks included */
 };
 
 /* Opens the pattern's prefix for us_walk: a descriptor (closed by the caller), or why it

@@ -20,12 +20,14 @@
 #define SHARD_COUNT 64
 #define SHARD_BITS 6
 #define CAP_MIN 16
+#define LINE_LEN 64 /* of the cache, bytes */
 /* Of a record that is kept though long gone: its age must not wrap around. */
 #define AGE_MAX 128
 
 struct shard {
 	pthread_mutex_t mutex;
-	struct us_record *slots;
+	void *memory;            /* what the heap gave */
+	struct us_record *slots; /* in it, two to a cache line */
 	uint32_t cap, count;
 } __attribute__((aligned(64)));
 
@@ -52,10 +54,27 @@ void us_table_free(struct us_table *table)
 		return;
 	}
 	for (int i = 0; i < SHARD_COUNT; i++) {
-		us_free(table->shards[i].slots);
+		us_free(table->shards[i].memory);
 		(void)pthread_mutex_destroy(&table->shards[i].mutex); /* not locked */
 	}
 	us_free(table);
+}
+
+static struct us_record *first_slot(void *memory)
+{
+	uintptr_t at = (uintptr_t)memory;
+	return (void *)((at + LINE_LEN - 1) / LINE_LEN * LINE_LEN);
+}
+
+/* Gives the shard MEMORY, of CAP slots and a line more, and frees what it had. What
+ * us_table_prefetch looks at may be read at any time. */
+static void set_memory(struct shard *shard, void *memory, uint32_t cap)
+{
+	struct us_record *slots = memory ? first_slot(memory) : NULL;
+	us_free(shard->memory);
+	shard->memory = memory;
+	__atomic_store_n(&shard->slots, slots, __ATOMIC_RELAXED);
+	__atomic_store_n(&shard->cap, cap, __ATOMIC_RELAXED);
 }
 
 void us_table_clear(struct us_table *table)
@@ -63,9 +82,8 @@ void us_table_clear(struct us_table *table)
 	for (int i = 0; i < SHARD_COUNT; i++) {
 		struct shard *shard = &table->shards[i];
 		(void)pthread_mutex_lock(&shard->mutex);
-		us_free(shard->slots);
-		shard->slots = NULL;
-		shard->cap = shard->count = 0;
+		set_memory(shard, NULL, 0);
+		shard->count = 0;
 		(void)pthread_mutex_unlock(&shard->mutex);
 	}
 }
@@ -98,18 +116,18 @@ static uint32_t find_slot(const struct us_record *slots, uint32_t cap, uint64_t 
 static int grow(struct shard *shard)
 {
 	uint32_t cap = shard->cap ? shard->cap + shard->cap / 2 : CAP_MIN;
-	struct us_record *slots = us_alloc_array(cap, sizeof(*slots));
-	if (!slots) {
+	void *memory = us_alloc_array((size_t)cap + LINE_LEN / sizeof(struct us_record),
+				      sizeof(struct us_record));
+	if (!memory) {
 		return -1;
 	}
+	struct us_record *slots = first_slot(memory);
 	for (uint32_t i = 0; i < shard->cap; i++) {
 		if (shard->slots[i].path_hash != 0) {
 			slots[find_slot(slots, cap, shard->slots[i].path_hash)] = shard->slots[i];
 		}
 	}
-	us_free(shard->slots);
-	shard->slots = slots;
-	shard->cap = cap;
+	set_memory(shard, memory, cap);
 	return 0;
 }
 
@@ -138,6 +156,18 @@ struct us_record *us_table_acquire(struct us_table *table, uint64_t path_hash, i
 void us_table_release(struct us_table *table, uint64_t path_hash)
 {
 	(void)pthread_mutex_unlock(&shard_of(table, path_hash)->mutex);
+}
+
+void us_table_prefetch(struct us_table *table, uint64_t path_hash)
+{
+	/* The shard may be growing: then this is the wrong line, which does no harm. */
+	struct shard *shard = shard_of(table, path_hash);
+	struct us_record *slots = __atomic_load_n(&shard->slots, __ATOMIC_RELAXED);
+	uint32_t cap = __atomic_load_n(&shard->cap, __ATOMIC_RELAXED);
+	if (slots) {
+		__builtin_prefetch(
+			(void *)((uintptr_t)slots + home_slot(path_hash, cap) * sizeof(*slots)), 1);
+	}
 }
 
 int us_table_get(struct us_table *table, uint64_t path_hash, struct us_record *ret_record)

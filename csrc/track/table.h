@@ -21,6 +21,9 @@ void us_table_clear(struct us_table *table); /* forgets every record */
 struct us_record *us_table_acquire(struct us_table *table, uint64_t path_hash, int create);
 void us_table_release(struct us_table *table, uint64_t path_hash);
 
+/* Fetches what us_table_acquire of PATH_HASH, a little later, will look at. */
+void us_table_prefetch(struct us_table *table, uint64_t path_hash);
+
 /* Copies a record; 1, or 0 if there is none. */
 int us_table_get(struct us_table *table, uint64_t path_hash, struct us_record *ret_record);
 

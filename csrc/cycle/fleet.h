@@ -21,6 +21,10 @@
 #define US_READERS_MAX 16
 #define US_LARGE_MAX 64 /* large databases under way at a time, where cycles end without them */
 
+/* Objects that fit in US_SPARE_LEN are made in buffers that are used again. */
+#define US_SPARE_LEN ((size_t)64 * 1024)
+#define US_SPARES_MAX 256
+
 /* A file that other parts of this process have open: never opened here. */
 struct us_foreign {
 	char *path;
@@ -137,6 +141,8 @@ struct us {
 	int64_t large_wait_ns; /* monotonic: until then a cycle waits for large ones, too */
 	size_t putting;		   /* in the store */
 	uint64_t staged, staged_max;
+	uint8_t *spares[US_SPARES_MAX]; /* buffers for small objects, US_SPARE_LEN bytes each */
+	size_t spare_count;
 	uint32_t room_waiters, budget_waiters; /* nobody is woken for nothing */
 	int walk_done;
 	int64_t patience_end_ns; /* monotonic; 0: not begun */

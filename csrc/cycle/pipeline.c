@@ -39,7 +39,7 @@
 #include "../base/thread.h"
 
 #define DEFERRED_MAX 512
-/* Jobs that stay allocated between cycles. */
+/* Jobs, and buffers, that stay allocated between cycles. */
 #define JOBS_KEPT 64
 /* A large database is longer, and its object goes to a spool file. */
 #define LARGE_LEN_MIN (UINT64_C(64) << 20)
@@ -163,8 +163,20 @@ static void forget_large(struct us *us, uint64_t path_hash)
 	us->large[i] = us->large[--us->large_live];
 }
 
+/* Keeps the buffer of JOB's object for another one. */
+static void keep_spare(struct us *us, struct us_job *job)
+{
+	(void)pthread_mutex_lock(&us->mutex);
+	if (job->object.cap == US_SPARE_LEN && us->spare_count < US_SPARES_MAX) {
+		us->spares[us->spare_count++] = job->object.data;
+		job->object.data = NULL;
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+}
+
 static void job_free(struct us *us, struct us_job *job)
 {
+	keep_spare(us, job);
 	us_object_done(&job->object);
 	if (job->is_large) {
 		(void)close(job->prefix_fd); /* a directory */
@@ -236,6 +248,9 @@ void us_jobs_trim(struct us *us)
 	(void)pthread_mutex_lock(&us->mutex);
 	while (us->unused.count > JOBS_KEPT) {
 		list_push(&surplus, list_pop(&us->unused));
+	}
+	while (us->spare_count > JOBS_KEPT) {
+		us_free(us->spares[--us->spare_count]);
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
 	if (surplus.count > 0) {
@@ -606,16 +621,39 @@ static void unstage_bytes(struct us *us, struct us_job *job, uint64_t keep_len)
 	(void)pthread_mutex_unlock(&us->mutex);
 }
 
+/* Lets the next object be made in a buffer that was used before, or will be again. */
+static int32_t use_spare(struct us_worker *w, struct us_error *err)
+{
+	struct us *us = w->us;
+	uint8_t *spare = NULL;
+	(void)pthread_mutex_lock(&us->mutex);
+	if (us->spare_count > 0) {
+		spare = us->spares[--us->spare_count];
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+	spare = spare ? spare : us_alloc(US_SPARE_LEN);
+	if (!spare) {
+		return us_fail_nomem(err);
+	}
+	us_encoder_use(w->encoder, spare, US_SPARE_LEN);
+	return 0;
+}
+
 static int32_t begin_image(void *arg, const struct us_image_info *info, struct us_error *err)
 {
 	struct us_worker *w = arg;
 	struct us *us = w->us;
 	uint64_t bound = us_encode_bound(info->image_len);
 	int to_file = bound > us->staged_max / 4;
+	int is_small = bound <= US_SPARE_LEN;
+	bound = is_small ? US_SPARE_LEN : bound;
 	w->failed_stage = "encode";
 	int64_t start_ns = us_clock_mono_ns();
 	int32_t rc = stage_bytes(us, w->job, to_file ? 0 : bound, err);
 	w->room_ns += us_clock_mono_ns() - start_ns;
+	if (!rc && is_small) {
+		rc = use_spare(w, err);
+	}
 	if (!rc) {
 		rc = us_encoder_begin(w->encoder, info->image_len, to_file, err);
 	}
@@ -655,7 +693,8 @@ static int32_t encode_end(struct us_worker *w, struct us_error *err)
 	int32_t rc = us_encoder_end(w->encoder, &w->trailer, &job->object, err);
 	w->encode_ns += us_clock_mono_ns() - start_ns;
 	if (!rc) {
-		unstage_bytes(w->us, job, job->object.data ? job->object.len : 0);
+		uint64_t kept_len = job->object.cap ? job->object.cap : job->object.len;
+		unstage_bytes(w->us, job, job->object.data ? kept_len : 0);
 		job->content_hash =
 			us_content_hash(job->object.lz4_sha256, info->mode, info->uid, info->gid);
 	}
@@ -913,4 +952,7 @@ void us_workers_stop(struct us *us)
 	free_jobs(&us->queued_large);
 	free_jobs(&us->deferred);
 	free_jobs(&us->unused);
+	while (us->spare_count > 0) {
+		us_free(us->spares[--us->spare_count]);
+	}
 }

@@ -33,6 +33,7 @@ struct us_object {
 	uint8_t *data; /* NULL if it is in FD */
 	int fd;	       /* -1 if it is in DATA; an unlinked file, readable from offset 0 */
 	uint64_t len;
+	uint64_t cap;		/* of DATA, if it is a buffer of us_encoder_use; else 0 */
 	uint64_t lz4_len;	/* of the first frame */
 	uint8_t sha256[32];	/* of the whole object */
 	uint8_t lz4_sha256[32]; /* of the first frame */
@@ -50,9 +51,13 @@ void us_encoder_free(struct us_encoder *encoder);
 uint64_t us_encode_bound(uint64_t image_len);
 
 /* Starts an object (and drops one begun before). TO_FILE: keep it in a spool file,
- * else in one allocation of us_encode_bound bytes, cut to size at the end. */
+ * else in one allocation of us_encode_bound bytes, cut to size at the end, or in the
+ * buffer of us_encoder_use. */
 int32_t us_encoder_begin(struct us_encoder *encoder, uint64_t image_len, int to_file,
 			 struct us_error *err);
+/* Makes the next object in BUF (CAP bytes of us_alloc, at least us_encode_bound of it),
+ * which is the encoder's from now on and then the object's. */
+void us_encoder_use(struct us_encoder *encoder, uint8_t *buf, uint64_t cap);
 /* Gives up the object begun, and its memory. */
 void us_encoder_drop(struct us_encoder *encoder);
 int32_t us_encoder_write(struct us_encoder *encoder, const uint8_t *data, size_t data_len,

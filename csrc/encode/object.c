@@ -36,6 +36,8 @@ struct us_encoder {
 	/* the object being made */
 	struct us_object object;
 	uint64_t cap; /* of object.data */
+	uint8_t *buf; /* for the next object, of BUF_CAP bytes; or NULL */
+	uint64_t buf_cap;
 	uint64_t image_len, written;
 	int sha_failed;
 };
@@ -90,11 +92,19 @@ void us_encoder_free(struct us_encoder *e)
 		return;
 	}
 	us_object_done(&e->object);
+	us_free(e->buf);
 	(void)LZ4F_freeCompressionContext(e->lz4); /* always 0; accepts NULL */
 	EVP_MD_CTX_free(e->sha);
 	EVP_MD_CTX_free(e->sha_frame);
 	us_free(e->scratch);
 	us_free(e);
+}
+
+void us_encoder_use(struct us_encoder *e, uint8_t *buf, uint64_t cap)
+{
+	us_free(e->buf);
+	e->buf = buf;
+	e->buf_cap = cap;
 }
 
 void us_encoder_drop(struct us_encoder *e)
@@ -159,6 +169,10 @@ int32_t us_encoder_begin(struct us_encoder *e, uint64_t image_len, int to_file,
 			return fd;
 		}
 		e->object.fd = fd;
+	} else if (e->buf) {
+		e->object.data = e->buf;
+		e->object.cap = e->cap = e->buf_cap;
+		e->buf = NULL;
 	} else {
 		e->cap = us_encode_bound(image_len);
 		e->object.data = e->cap < SIZE_MAX ? us_alloc((size_t)e->cap) : NULL;
@@ -240,7 +254,7 @@ int32_t us_encoder_end(struct us_encoder *e, struct us_trailer *trailer,
 	if (e->sha_failed) { /* unreached: it only computes */
 		return us_fail(err, US_E_IO, "SHA-256 failed");
 	}
-	if (e->object.data) {
+	if (e->object.data && e->object.cap == 0) {
 		uint8_t *cut = us_realloc(e->object.data, (size_t)e->object.len);
 		e->object.data = cut ? cut : e->object.data;
 	}

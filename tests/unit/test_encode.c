@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../../csrc/base/alloc.h"
 #include "../../csrc/base/bytes.h"
 #include "../../csrc/base/clock.h"
 #include "../../csrc/encode/encode.h"
@@ -535,6 +536,41 @@ static void test_lengths(void **state)
 	us_encoder_free(NULL);
 }
 
+/* A buffer that is used again: the same bytes as in memory of their own, and it comes back. */
+static void test_buffer(void **state)
+{
+	(void)state;
+	enum { LEN = 20000, CAP = 65536 };
+	struct us_error err = US_ERROR_INIT;
+	struct us_encoder *e;
+	struct us_object object;
+	uint8_t *image = make_image(LEN);
+	struct us_trailer trailer = make_trailer(LEN);
+	struct us_object want = encode(image, LEN, 0, &trailer);
+	assert_int_equal(want.cap, 0);
+	assert_int_equal(us_encoder_new(spool_fd, &e, &err), 0);
+	uint8_t *buf = us_alloc(CAP);
+	assert_non_null(buf);
+	for (int i = 0; i < 3; i++) {
+		memset(buf, i, CAP);
+		us_encoder_use(e, buf, CAP);
+		assert_int_equal(us_encoder_begin(e, LEN, 0, &err), 0);
+		assert_int_equal(us_encoder_write(e, image, LEN, &err), 0);
+		assert_int_equal(us_encoder_end(e, &trailer, &object, &err), 0);
+		assert_ptr_equal(object.data, buf);
+		assert_int_equal(object.cap, CAP);
+		assert_int_equal(object.len, want.len);
+		assert_memory_equal(object.data, want.data, want.len);
+		assert_memory_equal(object.sha256, want.sha256, sizeof(want.sha256));
+	}
+	us_encoder_use(e, buf, CAP);
+	us_encoder_use(e, NULL, 0); /* frees it */
+	assert_int_equal(us_encoder_begin(e, LEN, 0, &err), 0);
+	us_encoder_free(e);
+	us_object_done(&want);
+	free(image);
+}
+
 static void test_times(void **state)
 {
 	(void)state;
@@ -603,6 +639,7 @@ int main(void)
 		cmocka_unit_test(test_trailer_values),
 		cmocka_unit_test(test_foreign_frames),
 		cmocka_unit_test(test_lengths),
+		cmocka_unit_test(test_buffer),
 		cmocka_unit_test(test_times),
 		cmocka_unit_test(test_disk_fills_up),
 	};

@@ -54,56 +54,64 @@ static int sha256(const void *data, size_t len, uint8_t ret_digest[32])
 	return EVP_Digest(data, len, ret_digest, NULL, EVP_sha256(), NULL) ? 0 : -1;
 }
 
-/* An escaped path needs no JSON escape but for the quotation mark. */
-static void quote(const char *text, char *ret)
+static void append(char *line, size_t cap, size_t *len, char c)
+{
+	if (*len < cap) {
+		line[*len] = c;
+	}
+	(*len)++;
+}
+
+/* Appends TEXT to LINE of *LEN bytes as far as CAP allows; *LEN is what it would take. An
+ * escaped path needs no JSON escape but for the quotation mark. */
+static void append_quoted(char *line, size_t cap, size_t *len, const char *text)
 {
 	for (; *text; text++) {
 		if (*text == '"') {
-			*ret++ = '\\';
+			append(line, cap, len, '\\');
 		}
-		*ret++ = *text;
+		append(line, cap, len, *text);
 	}
-	*ret = '\0';
+}
+
+/* The line, without its newline, cut off at CAP. Returns the length that it would take. */
+static size_t format_line(const struct us_trailer *trailer, char *line, size_t cap)
+{
+	char hash[65], time[US_TIME_RFC3339_LEN + 1];
+	us_hex(trailer->lz4_sha256, sizeof(trailer->lz4_sha256), hash);
+	us_time_rfc3339_format(trailer->snapshot_ns, time);
+	int n = snprintf(line, cap, "{\"format\":%d,\"path\":\"", FORMAT_VERSION);
+	size_t len = (size_t)n;
+	append_quoted(line, cap, &len, trailer->path);
+	n = snprintf(len < cap ? line + len : NULL, len < cap ? cap - len : 0,
+		     "\",\"snapshot_time\":\"%s\","
+		     "\"database_size\":%" PRIu64 ",\"page_size\":%" PRIu32
+		     ",\"change_counter\":%" PRIu32 ",\"mode\":\"%04" PRIo32 "\",\"uid\":%" PRIu32
+		     ",\"gid\":%" PRIu32 ",\"lz4_sha256\":\"%s\"}",
+		     time, trailer->database_len, trailer->page_size, trailer->change_counter,
+		     trailer->mode, trailer->uid, trailer->gid, hash);
+	return len + (size_t)n;
 }
 
 int32_t us_trailer_format(const struct us_trailer *trailer, uint8_t *ret, size_t cap,
 			  size_t *ret_len, struct us_error *err)
 {
-	char hash[65], time[US_TIME_RFC3339_LEN + 1];
-	us_hex(trailer->lz4_sha256, sizeof(trailer->lz4_sha256), hash);
-	us_time_rfc3339_format(trailer->snapshot_ns, time);
-	char *path = us_alloc(2 * strlen(trailer->path) + 1);
-	char *line = us_alloc(US_TRAILER_LEN_MAX);
-	if (!path || !line) {
-		us_free(path);
-		us_free(line);
-		return us_fail_nomem(err);
-	}
-	quote(trailer->path, path);
-	int len =
-		snprintf(line, US_TRAILER_LEN_MAX,
-			 "{\"format\":%d,\"path\":\"%s\",\"snapshot_time\":\"%s\","
-			 "\"database_size\":%" PRIu64 ",\"page_size\":%" PRIu32
-			 ",\"change_counter\":%" PRIu32 ",\"mode\":\"%04" PRIo32
-			 "\",\"uid\":%" PRIu32 ",\"gid\":%" PRIu32 ",\"lz4_sha256\":\"%s\"}",
-			 FORMAT_VERSION, path, time, trailer->database_len, trailer->page_size,
-			 trailer->change_counter, trailer->mode, trailer->uid, trailer->gid, hash);
-	us_free(path);
-	size_t payload_len = (size_t)len + 1 + HASH_TEXT_LEN;
+	char hash[HASH_TEXT_LEN + 1];
 	uint8_t digest[32];
-	if (FRAME_HEADER_LEN + payload_len > US_TRAILER_LEN_MAX ||
-	    FRAME_HEADER_LEN + payload_len > cap || sha256(line, (size_t)len, digest)) {
-		us_free(line);
+	size_t around_len = FRAME_HEADER_LEN + 1 + HASH_TEXT_LEN;
+	size_t line_cap = cap < US_TRAILER_LEN_MAX ? cap : US_TRAILER_LEN_MAX;
+	line_cap = line_cap > around_len ? line_cap - around_len + 1 : 0;
+	char *line = (char *)ret + FRAME_HEADER_LEN;
+	size_t len = format_line(trailer, line, line_cap);
+	if (len >= line_cap || sha256(line, len, digest)) {
 		return us_fail(err, US_E_NAME, "path too long for a trailer");
 	}
 	us_put_le32(ret, SKIPPABLE_MAGIC);
-	us_put_le32(ret + 4, (uint32_t)payload_len);
-	memcpy(ret + FRAME_HEADER_LEN, line, (size_t)len);
-	us_free(line);
-	ret[FRAME_HEADER_LEN + len] = '\n';
+	us_put_le32(ret + 4, (uint32_t)(len + 1 + HASH_TEXT_LEN));
+	line[len] = '\n';
 	us_hex(digest, sizeof(digest), hash);
-	memcpy(ret + FRAME_HEADER_LEN + len + 1, hash, HASH_TEXT_LEN);
-	*ret_len = FRAME_HEADER_LEN + payload_len;
+	memcpy(line + len + 1, hash, HASH_TEXT_LEN);
+	*ret_len = around_len + len;
 	return 0;
 }
 

@@ -39,10 +39,12 @@ type Config struct {
 	SyncInterval       time.Duration
 	SnapshotWindow     time.Duration // 0: keep every upload
 	Retention          time.Duration // 0: keep all
+	MinInterval        time.Duration // between uploads of one database; 0: none
 	Format             string
 	StateDir           string // "": beside the databases
 	MemoryLimit        int64
 	AllowAnyFilesystem bool
+	MaxUploadBandwidth int64 // bytes a second; 0: no limit
 
 	// Exactly one of these is set.
 	S3   *S3Config
@@ -84,8 +86,8 @@ type Globals struct {
 
 // The keys of each section. A hyphen may be written for an underscore.
 var sectionKeys = map[string][]string{
-	"multi_db": {"enabled", "discovery_pattern", "sync_interval", "snapshot_window", "retention", "format",
-		"state_dir", "memory_limit", "allow_any_filesystem", "s3", "file"},
+	"multi_db": {"enabled", "discovery_pattern", "sync_interval", "snapshot_window", "retention", "min_interval",
+		"format", "state_dir", "memory_limit", "allow_any_filesystem", "max_upload_bandwidth", "s3", "file"},
 	"multi_db.s3": {"region", "bucket", "path", "endpoint", "force_path_style", "access_key_id",
 		"secret_access_key", "skip_verify", "max_concurrent_uploads", "storage_class", "sse", "sse_kms_key_id"},
 	"multi_db.file": {"directory", "path", "max_concurrent_uploads"},
@@ -117,10 +119,12 @@ func ParseConfig(yamlText []byte, globals Globals) (*Config, error) {
 		SyncInterval:       s.duration("sync_interval", DefaultSyncInterval, MinSyncInterval, MaxSyncInterval),
 		SnapshotWindow:     s.duration("snapshot_window", DefaultSnapshotWindow, 0, MaxSnapshotWindow),
 		Retention:          s.duration("retention", DefaultRetention, 0, math.MaxInt64),
+		MinInterval:        s.duration("min_interval", 0, 0, MaxSyncInterval),
 		Format:             s.string("format", DefaultFormat),
 		StateDir:           s.directory("state_dir"),
 		MemoryLimit:        s.size("memory_limit", DefaultMemoryLimit, MinMemoryLimit),
 		AllowAnyFilesystem: s.bool("allow_any_filesystem", false),
+		MaxUploadBandwidth: s.size("max_upload_bandwidth", 0, 0),
 	}
 	if config.SnapshotWindow%time.Second != 0 {
 		s.fail("snapshot_window", "%s is no whole number of seconds; use %q", formatDuration(config.SnapshotWindow),

@@ -334,6 +334,15 @@ func (c *core) stats() (coreStats, error) {
 		objectsDeleted:      uint64(s.objects_deleted),
 		databasesReconciled: uint64(s.databases_reconciled),
 		uploadsAborted:      uint64(s.uploads_aborted),
+		uploadsFirst:        uint64(s.uploads_first),
+		stages: stageSeconds{
+			Walk:       float64(s.walk_seconds),
+			Track:      float64(s.track_seconds),
+			Read:       float64(s.read_seconds),
+			Encode:     float64(s.encode_seconds),
+			UploadWait: float64(s.upload_wait_seconds),
+			Commit:     float64(s.commit_seconds),
+		},
 	}, nil
 }
 
@@ -821,6 +830,9 @@ func (a *arena) options(cfg *Config) C.struct_us_options {
 		memory_limit_bytes: C.uint64_t(max(cfg.MemoryLimit, 0)),
 		snapshot_window_s:  C.uint32_t(min(max(cfg.SnapshotWindow/time.Second, 0), math.MaxUint32)),
 		retention_s:        C.uint64_t(math.Ceil(max(cfg.Retention, 0).Seconds())), // 0 would keep all
+
+		max_upload_bandwidth: C.uint64_t(max(cfg.MaxUploadBandwidth, 0)),
+		min_interval_ms:      C.uint64_t(max(cfg.MinInterval, 0).Milliseconds()),
 	}
 	if cfg.AllowAnyFilesystem {
 		o.flags |= C.US_OPEN_ANY_FILESYSTEM

@@ -69,6 +69,19 @@ type coreStats struct {
 	sweep                                     sweepStats
 	objectsDeleted, databasesReconciled       uint64
 	uploadsAborted                            uint64
+	uploadsFirst                              uint64 // of databases not uploaded before
+	stages                                    stageSeconds
+}
+
+// stageSeconds is where the last cycle spent its time. Walk, track, read and encode are
+// summed over threads; upload wait is while there was nothing else to do.
+type stageSeconds struct {
+	Walk       float64 `json:"walk"`
+	Track      float64 `json:"track"`
+	Read       float64 `json:"read"`
+	Encode     float64 `json:"encode"`
+	UploadWait float64 `json:"upload_wait"`
+	Commit     float64 `json:"commit"`
 }
 
 // sweepStats describe the last complete sweep since the start; failed is about the

@@ -25,6 +25,7 @@
 #define MEMORY_LIMIT_LEAST UINT64_C(16000000)
 #define MEMORY_LIMIT_DEFAULT UINT64_C(256000000)
 #define CONCURRENCY_MOST 1000
+#define BANDWIDTH_LEAST 1000
 /* A directory takes objects in batches: enough of them for two. */
 #define FILE_JOBS 2048
 #define DESCRIPTORS_SPARE 64
@@ -107,6 +108,12 @@ static int32_t check_numbers(const struct us_options *o, struct us_error *err)
 		return us_fail(err, US_E_CONFIG,
 			       "memory_limit: %llu bytes is too little; use at least 16MB",
 			       (unsigned long long)o->memory_limit_bytes);
+	}
+	if (o->max_upload_bandwidth && o->max_upload_bandwidth < BANDWIDTH_LEAST) {
+		return us_fail(err, US_E_CONFIG,
+			       "max_upload_bandwidth: %llu bytes a second is too little; use at "
+			       "least 1KB, or 0 for no limit",
+			       (unsigned long long)o->max_upload_bandwidth);
 	}
 	return 0;
 }

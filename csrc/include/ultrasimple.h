@@ -46,7 +46,7 @@ extern "C" {
 #endif
 
 /* Raised when something is added (low 16 bits) or changed (high 16 bits). */
-#define US_ABI_VERSION 0x00010002u
+#define US_ABI_VERSION 0x00010003u
 
 /* The version the library was built with; any time. Callers compare it with
  * US_ABI_VERSION: the high 16 bits must be equal, the low ones at least as high. */
@@ -123,6 +123,12 @@ struct us_options {
 	const char *s3_bucket;	 /* required */
 	const char *s3_storage_class, *s3_sse, *s3_sse_kms_key_id; /* NULL or "": not sent */
 	uint64_t retention_s; /* objects older by name go, but the newest two; 0: keep all */
+	/* Bytes of objects that all uploads together send in a second, on average over a few
+	 * seconds; at least 1,000, or 0: no limit. */
+	uint64_t max_upload_bandwidth;
+	/* From the start of the cycle that has uploaded a database to that of the next one that
+	 * may; until then it stays unsynced, but has not failed. 0: every cycle may. */
+	uint64_t min_interval_ms;
 };
 
 /*
@@ -291,6 +297,13 @@ struct us_stats {
 	uint64_t uploads_aborted;      /* uploads in parts that nobody had finished */
 	uint32_t owner;		       /* US_OWNER_* of now */
 	uint32_t reserved2;
+	/* Of uploads_success: the first of its database that this state knows of. */
+	uint64_t uploads_first;
+	/* Where the last cycle spent its time. Walk (listing and stat), track (the decision what
+	 * has changed), read and encode are summed over the threads that do it; upload wait is
+	 * while nothing was left to do but to wait for the target; commit is of the state file. */
+	double walk_seconds, track_seconds, read_seconds, encode_seconds;
+	double upload_wait_seconds, commit_seconds;
 };
 
 /* The state after the last completed cycle. Any time; never blocks for long. */

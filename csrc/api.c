@@ -186,6 +186,7 @@ static int32_t open_s3(const struct us_options *o, uint32_t concurrency,
 		.sse = o->s3_sse,
 		.sse_kms_key_id = o->s3_sse_kms_key_id,
 		.concurrency = concurrency,
+		.upload_bytes_per_s = o->max_upload_bandwidth,
 	};
 	return us_store_s3_open(&s3, ret_store, err);
 }
@@ -516,7 +517,8 @@ static int32_t open_store(struct us *us, const struct us_options *o, struct us_e
 	if (o->target == US_TARGET_S3) {
 		return open_s3(o, us->concurrency, &us->store, err);
 	}
-	return us_store_file_open(o->directory, read_only, &us->store, err);
+	return us_store_file_open(o->directory, read_only, o->max_upload_bandwidth, &us->store,
+				  err);
 }
 
 static int32_t check_places(struct us *us, const struct us_options *o, struct us_error *err)

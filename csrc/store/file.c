@@ -14,6 +14,9 @@
  * remove what killed runs have left, and only that. No key begins with a dot, so
  * listings never see them; a rename across directories is as atomic as one within.
  *
+ * Where bandwidth is limited, the writer waits between pieces, and a batch has no more than a
+ * second's: what is written is not kept from being durable by what is still to be.
+ *
  * Paths below the root are opened component by component without following links
  * (us_tree_open): whoever can write into the target cannot lead us out of it.
  *
@@ -40,6 +43,7 @@
 #include "file_list.h"
 #include "file_remove.h"
 #include "file_version.h"
+#include "rate.h"
 
 #define BATCH_MAX 1024
 #define SMALL_BATCH 16
@@ -69,7 +73,8 @@ struct file_store {
 	char tmp_dir[sizeof(TMP_DIR) + 20];
 	uint64_t tmp_count;
 	char id[ID_LEN + 1];
-	uint8_t *copy; /* the writer's */
+	uint8_t *copy;       /* the writer's, as is the next */
+	struct us_rate rate; /* of what is written for puts */
 	/* The committer's: directories were made whose names may not be durable yet; at first
 	 * by a run that was killed. */
 	int has_made_dirs;
@@ -78,7 +83,7 @@ struct file_store {
 	_Atomic uint32_t canceled;
 
 	pthread_mutex_t mutex;  /* guards all below */
-	pthread_cond_t work;    /* for the writer: something is queued, or the end */
+	pthread_cond_t work;    /* for the writer: something is queued, canceled, or the end */
 	pthread_cond_t changed; /* for all others: a batch is handed over or done */
 	struct us_put *queued, **queued_last;
 	struct us_put *done, **done_last;
@@ -116,27 +121,56 @@ static int write_all(int fd, const uint8_t *data, size_t len)
 	return 0;
 }
 
+/* Waits until LEN bytes may be written, or a cancel. */
+static void pace(struct file_store *file, size_t len)
+{
+	int64_t now_ns = us_clock_mono_ns();
+	if (!us_rate_may_send(&file->rate, now_ns)) {
+		(void)pthread_mutex_lock(&file->mutex);
+		while (!file->canceled && !us_rate_may_send(&file->rate, now_ns)) {
+			(void)us_cond_wait_ns(&file->work, &file->mutex,
+					      file->rate.due_ns - now_ns);
+			now_ns = us_clock_mono_ns();
+		}
+		(void)pthread_mutex_unlock(&file->mutex);
+	}
+	us_rate_charge(&file->rate, len, now_ns);
+}
+
+/* Reads up to CAP bytes of PUT at OFF, in place or into file->copy. Returns how many, or -1
+ * and errno. */
+static ssize_t read_piece(struct file_store *file, const struct us_put *put, uint64_t off,
+			  size_t cap, const uint8_t **ret_data)
+{
+	*ret_data = put->data ? put->data + off : file->copy;
+	if (put->data) {
+		return (ssize_t)cap;
+	}
+	ssize_t n;
+	do {
+		n = pread(put->fd, file->copy, cap, (off_t)off);
+	} while (n < 0 && errno == EINTR);
+	errno = n == 0 ? EIO : errno;
+	return n > 0 ? n : -1;
+}
+
 static int32_t write_object(struct file_store *file, int fd, struct us_put *put)
 {
-	if (put->data) {
-		return write_all(fd, put->data, (size_t)put->len) ? fail_put(put, "write it") : 0;
-	}
 	for (uint64_t off = 0; off < put->len;) {
 		uint64_t left = put->len - off;
+		size_t len =
+			us_rate_piece_len(&file->rate, left < COPY_LEN ? (size_t)left : COPY_LEN);
+		const uint8_t *data;
+		pace(file, len);
 		if (file->canceled) {
 			put->rc = us_fail(&put->err, US_E_CANCELED, "canceled");
 			return put->rc;
 		}
-		ssize_t n = pread(put->fd, file->copy, left < COPY_LEN ? (size_t)left : COPY_LEN,
-				  (off_t)off);
-		if (n < 0 && errno == EINTR) {
-			continue;
-		}
-		if (n <= 0) {
-			errno = n ? errno : EIO;
+		ssize_t n = read_piece(file, put, off, len, &data);
+		if (n < 0) {
 			return fail_put(put, "read it from the spool");
 		}
-		if (write_all(fd, file->copy, (size_t)n)) {
+		if (write_all(fd, data, (size_t)n)) {
 			return fail_put(put, "write it");
 		}
 		off += (uint64_t)n;
@@ -195,14 +229,17 @@ static void write_item(struct file_store *file, struct item *item, int in_place,
 	}
 }
 
-/* Moves up to BATCH_MAX waiting puts to BATCH. Wants the mutex. */
-static void take_queued(struct file_store *file, struct batch *batch)
+/* Moves up to BATCH_MAX waiting puts to BATCH, until they have LEN_MAX bytes together. Wants
+ * the mutex. */
+static void take_queued(struct file_store *file, struct batch *batch, uint64_t len_max)
 {
+	uint64_t len = 0;
 	batch->count = 0;
-	while (file->queued && batch->count < BATCH_MAX) {
+	while (file->queued && batch->count < BATCH_MAX && len < len_max) {
 		struct us_put *put = file->queued;
 		file->queued = put->next;
 		put->next = NULL;
+		len += put->len;
 		batch->items[batch->count++] = (struct item){ .put = put, .fd = -1 };
 	}
 	if (!file->queued) {
@@ -214,6 +251,7 @@ static void *writer_main(void *arg)
 {
 	struct file_store *file = arg;
 	struct batch *batch = &file->batches[0];
+	uint64_t len_max = file->rate.bytes_per_s ? file->rate.bytes_per_s : UINT64_MAX;
 	(void)pthread_mutex_lock(&file->mutex);
 	for (;;) {
 		while (!file->queued && !file->closing) {
@@ -222,7 +260,7 @@ static void *writer_main(void *arg)
 		if (!file->queued) {
 			break;
 		}
-		take_queued(file, batch);
+		take_queued(file, batch, len_max);
 		file->counts.put += batch->count;
 		(void)pthread_mutex_unlock(&file->mutex);
 		int in_place = is_in_place(file);
@@ -552,7 +590,8 @@ static int32_t file_read_version(struct us_store *store, const char *key, uint8_
 	struct file_store *file = of(store);
 	int32_t rc = check_root(file, err);
 	rc = rc ? rc
-		: us_file_read_version(file->root_fd, key, ret_data, cap, ret_len, ret_version, err);
+		: us_file_read_version(file->root_fd, key, ret_data, cap, ret_len, ret_version,
+				       err);
 	(void)pthread_mutex_lock(&file->mutex);
 	file->counts.get++;
 	(void)pthread_mutex_unlock(&file->mutex);
@@ -667,7 +706,11 @@ static int32_t file_abort_uploads(struct us_store *store, const char *prefix,
 
 static void file_cancel(struct us_store *store)
 {
-	of(store)->canceled = 1;
+	struct file_store *file = of(store);
+	(void)pthread_mutex_lock(&file->mutex);
+	file->canceled = 1;
+	(void)pthread_cond_broadcast(&file->work);
+	(void)pthread_mutex_unlock(&file->mutex);
 }
 
 static void file_counts(struct us_store *store, struct us_store_counts *ret_counts)
@@ -878,8 +921,8 @@ static int32_t start_threads(struct file_store *file, struct us_error *err)
 	return rc;
 }
 
-int32_t us_store_file_open(const char *directory, int read_only, struct us_store **ret_store,
-			   struct us_error *err)
+int32_t us_store_file_open(const char *directory, int read_only, uint64_t upload_bytes_per_s,
+			   struct us_store **ret_store, struct us_error *err)
 {
 	struct file_store *file = us_alloc_zero(sizeof(*file));
 	if (!file) {
@@ -888,6 +931,7 @@ int32_t us_store_file_open(const char *directory, int read_only, struct us_store
 	file->base.ops = &file_ops;
 	file->root_fd = file->tmp_fd = -1;
 	file->has_made_dirs = 1;
+	us_rate_init(&file->rate, upload_bytes_per_s);
 	file->queued_last = &file->queued;
 	file->done_last = &file->done;
 	file->directory = us_strdup(directory);

@@ -7,6 +7,7 @@
  *	transfer.c	curl's options, progress, meaning of its codes
  *	reply.c		answer -> success or error (s3_xml.c)
  *	s3_pool.c	puts and gets: one thread, many at once, each on a slot (s3_slot.c)
+ *	concurrency.c, rate.c	how many at once, and how fast
  *	s3_put.c, s3_get.c	what they send, and what the answer means
  *	s3_multipart.c	likewise for objects that are sent in parts
  *	s3_call.c	get, list: on their caller's thread
@@ -21,9 +22,8 @@
 
 #include "../base/alloc.h"
 #include "../base/clock.h"
+#include "concurrency.h"
 #include "s3_internal.h"
-
-#define CONCURRENCY_MAX 1000
 
 /* libcurl's and OpenSSL's global set-up must run once, before any thread uses
  * them; this is the one process-wide state of the room, and is never undone
@@ -114,9 +114,9 @@ int32_t us_s3_open_timed(const struct us_store_s3_options *options,
 			 const struct us_s3_timing *timing, struct us_store **ret_store,
 			 struct us_error *err)
 {
-	if (options->concurrency < 1 || options->concurrency > CONCURRENCY_MAX) {
+	if (options->concurrency < 1 || options->concurrency > US_CONCURRENCY_MAX) {
 		return us_fail(err, US_E_CONFIG, "max_concurrent_uploads: %u: must be 1..%d",
-			       options->concurrency, CONCURRENCY_MAX);
+			       options->concurrency, US_CONCURRENCY_MAX);
 	}
 	(void)pthread_once(&curl_once, init_curl); /* cannot fail */
 	struct us_s3_store *store = us_alloc_zero(sizeof(*store));
@@ -127,6 +127,7 @@ int32_t us_s3_open_timed(const struct us_store_s3_options *options,
 	store->base.ops = &s3_ops;
 	store->timing = *timing;
 	store->concurrency = options->concurrency;
+	us_rate_init(&store->rate, options->upload_bytes_per_s);
 	int32_t rc = us_s3_endpoint_init(&store->endpoint, options, err);
 	rc = rc ? rc : us_s3_signer_init(&store->signer, err);
 	rc = rc ? rc : us_s3_pool_open(store, err);

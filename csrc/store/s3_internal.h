@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "rate.h"
 #include "store.h"
 #include "transfer.h"
 
@@ -28,6 +29,7 @@ struct us_s3_store {
 	atomic_int no_conditions; /* the server does not implement them */
 	struct us_s3_kind_counts put, get, list, remove;
 	struct us_s3_pool *pool;
+	struct us_rate rate; /* of puts; the pool's thread's */
 	/* idle objects of blocking calls, each with its connections */
 	pthread_mutex_t calls_lock;
 	struct us_s3_call *calls;
@@ -76,7 +78,7 @@ uint32_t us_s3_pool_drop(struct us_s3_store *store, const void *item, int all);
 void us_s3_pool_upload_over(struct us_s3_store *store, struct us_s3_upload *upload);
 /* Whether the upload UPLOAD_ID of KEY is this store's and under way. Any thread. */
 int us_s3_pool_has_upload(struct us_s3_store *store, const char *key, const char *upload_id);
-/* How many requests may be under way now (backing off). For tests. */
+/* How many requests may be under way now (concurrency.c). For tests. */
 uint32_t us_s3_pool_limit(struct us_store *store);
 
 #endif

@@ -443,7 +443,7 @@ static void end_step(struct us_s3_store *store, const struct us_s3_job *job, int
 
 static const struct us_s3_kind kinds[] = {
 	[US_S3_UPLOAD_CREATE] = KIND(create, .has_body = 1),
-	[US_S3_UPLOAD_PARTS] = KIND(part, .has_body = 1),
+	[US_S3_UPLOAD_PARTS] = KIND(part, .has_body = 1, .is_paced = 1),
 	[US_S3_UPLOAD_COMPLETE] = KIND(complete, .has_body = 1, .patience = COMPLETE_PATIENCE),
 	[US_S3_UPLOAD_ABORT] = KIND(abort, .has_body = 0),
 };

@@ -4,7 +4,7 @@
  * and epoll.
  *
  * put_start and get_start append to a queue each and wake the thread through an
- * eventfd. The thread moves as many jobs as `limit` allows onto slots (s3_slot.c: easy
+ * eventfd. The thread moves as many jobs as may be under way onto slots (s3_slot.c: easy
  * handles, made at first use and kept), taking turns between the queues so that
  * neither starves, and runs curl. Puts that have ended are appended to `ended`, which
  * put_wait takes as a whole; gets go to their owners' queues at once. What a job sends
@@ -14,12 +14,9 @@
  * until they are over; each is asked for its next step. A cancel hands all puts and gets
  * back at once, but lets uploads be aborted for ABORT_MS_MAX, also while the pool closes.
  *
- * Backing off: `limit` starts at the configured concurrency. An answer 503 or 429
- * halves it, once for all requests that were under way at that moment (each slot
- * remembers the epoch it was started in; answers of an older epoch are echoes of
- * the same overload). The limit at which that happened, less one, becomes the
- * ceiling: below it the limit rises by one per `limit` successes, at it only after
- * PROBE_SUCCESSES, because every probe too far costs somebody a failed upload.
+ * How many jobs are on slots is decided by `control` (concurrency.c), which is told of each
+ * start and end. Puts and parts also wait for `store->rate`: all else is taken before them
+ * meanwhile, and the thread sleeps until they are due.
  *
  * Threads: everything in `struct us_s3_pool` below the line belongs to the pool's
  * thread. `lock` guards the queues, `asleep` and `stopping`; it is held for list
@@ -38,10 +35,10 @@
 #include "../base/alloc.h"
 #include "../base/clock.h"
 #include "../base/thread.h"
+#include "concurrency.h"
 #include "s3_multipart.h"
 
 #define EVENTS_MAX 64
-#define PROBE_SUCCESSES 256
 #define STALL_LOOK_MS_MAX 1000
 #define ABORT_MS_MAX 1000
 /* What take_waiting takes from. */
@@ -61,17 +58,17 @@ struct us_s3_pool {
 	struct us_s3_upload *uploads;     /* not over; links guarded by LOCK */
 	struct us_put *ended, **ended_tail;
 	int asleep, stopping;
-	_Atomic uint32_t limit; /* read by us_s3_pool_limit */
+	_Atomic uint32_t limit; /* control's, for us_s3_pool_limit */
 	/* ---- the thread's own */
 	CURLM *multi;
 	int64_t curl_deadline_ns; /* INT64_MAX: none */
 	int64_t stall_look_ns;
-	int64_t resume_ns;    /* when the first upload that pauses goes on; INT64_MAX: none */
-	int64_t abort_end_ns; /* 0: not canceled */
+	int64_t resume_ns; /* when the first put or upload that waits may go on; INT64_MAX: none */
+	int64_t abort_end_ns;             /* 0: not canceled */
 	struct us_s3_slot **idle, **busy; /* concurrency pointers each */
 	uint32_t idle_count, busy_count;
 	uint32_t turn; /* which list is the next to be taken from */
-	uint32_t epoch, ceiling, success_count;
+	struct us_concurrency control;
 	struct us_put *done, **done_tail; /* ended, not published yet */
 };
 
@@ -248,7 +245,6 @@ static void end_job(struct us_s3_pool *pool, const struct us_s3_job *job, int32_
 static void slot_begin(struct us_s3_pool *pool, struct us_s3_slot *slot,
 		       const struct us_s3_job *job)
 {
-	slot->epoch = pool->epoch;
 	int32_t rc = us_s3_slot_begin(slot, job);
 	if (!rc && curl_multi_add_handle(pool->multi, slot->transfer.easy)) {
 		rc = us_fail_nomem(&slot->err);
@@ -258,14 +254,29 @@ static void slot_begin(struct us_s3_pool *pool, struct us_s3_slot *slot,
 		end_job(pool, job, rc, &slot->err);
 		return;
 	}
+	slot->ticket = us_concurrency_started(&pool->control, us_clock_mono_ns());
 	slot->busy_index = pool->busy_count;
 	pool->busy[pool->busy_count++] = slot;
 }
 
-/* Takes SLOT off curl. */
-static void slot_release(struct us_s3_pool *pool, struct us_s3_slot *slot, uint64_t payload_len)
+static void show_limit(struct us_s3_pool *pool)
 {
-	us_s3_count(slot->counts, &slot->transfer, payload_len);
+	atomic_store_explicit(&pool->limit, pool->control.limit, memory_order_relaxed);
+}
+
+/* Takes SLOT, which ended with RC, off curl. */
+static void slot_release(struct us_s3_pool *pool, struct us_s3_slot *slot, int32_t rc)
+{
+	int64_t now_ns = us_clock_mono_ns();
+	us_s3_count(slot->counts, &slot->transfer, rc ? 0 : slot->payload_len);
+	if (rc == 0) {
+		us_concurrency_succeeded(&pool->control, slot->ticket, slot->payload_len, now_ns);
+	} else if (us_s3_reply_is_throttle(&slot->transfer.reply)) {
+		us_concurrency_throttled(&pool->control, slot->ticket);
+	} else {
+		us_concurrency_failed(&pool->control, slot->ticket, now_ns);
+	}
+	show_limit(pool);
 	(void)curl_multi_remove_handle(pool->multi, slot->transfer.easy); /* it is in there */
 	struct us_s3_slot *last = pool->busy[--pool->busy_count];
 	pool->busy[slot->busy_index] = last;
@@ -276,7 +287,7 @@ static void slot_release(struct us_s3_pool *pool, struct us_s3_slot *slot, uint6
 /* Takes SLOT off curl and ends its job. RC and slot->err are final. May end others. */
 static void slot_end(struct us_s3_pool *pool, struct us_s3_slot *slot, int32_t rc)
 {
-	slot_release(pool, slot, rc ? 0 : slot->payload_len);
+	slot_release(pool, slot, rc);
 	end_job(pool, &slot->job, rc, &slot->err);
 }
 
@@ -287,7 +298,7 @@ uint32_t us_s3_pool_drop(struct us_s3_store *store, const void *item, int all)
 	for (uint32_t i = pool->busy_count; i-- > 0;) { /* releasing one moves the last here */
 		struct us_s3_slot *slot = pool->busy[i];
 		if (slot->job.item == item && (all || slot->body_done < slot->body.len)) {
-			slot_release(pool, slot, 0);
+			slot_release(pool, slot, US_E_CANCELED);
 			count++;
 		}
 	}
@@ -305,36 +316,6 @@ void us_s3_pool_upload_over(struct us_s3_store *store, struct us_s3_upload *uplo
 	*at = upload->next;
 	pthread_mutex_unlock(&pool->lock);
 	us_s3_upload_free(upload);
-}
-
-/* ---- the concurrency limit */
-
-static void back_off(struct us_s3_pool *pool, const struct us_s3_slot *slot)
-{
-	if (slot->epoch != pool->epoch) {
-		return;
-	}
-	uint32_t limit = atomic_load_explicit(&pool->limit, memory_order_relaxed);
-	pool->ceiling = limit > 1 ? limit - 1 : 1;
-	pool->epoch++;
-	pool->success_count = 0;
-	atomic_store_explicit(&pool->limit, limit > 1 ? limit / 2 : 1, memory_order_relaxed);
-}
-
-static void note_success(struct us_s3_pool *pool)
-{
-	uint32_t limit = atomic_load_explicit(&pool->limit, memory_order_relaxed);
-	if (limit == pool->store->concurrency) {
-		return;
-	}
-	uint32_t need = limit < pool->ceiling ? limit : PROBE_SUCCESSES;
-	if (++pool->success_count >= need) {
-		pool->success_count = 0;
-		atomic_store_explicit(&pool->limit, limit + 1, memory_order_relaxed);
-		if (limit + 1 > pool->ceiling) {
-			pool->ceiling = limit + 1;
-		}
-	}
 }
 
 /* ---- what has ended */
@@ -362,13 +343,7 @@ static void collect(struct us_s3_pool *pool)
 		if (resend(pool, slot, result)) {
 			continue;
 		}
-		int32_t rc = us_s3_slot_result(slot, result);
-		if (rc == 0) {
-			note_success(pool);
-		} else if (us_s3_reply_is_throttle(&slot->transfer.reply)) {
-			back_off(pool, slot);
-		}
-		slot_end(pool, slot, rc);
+		slot_end(pool, slot, us_s3_slot_result(slot, result));
 	}
 }
 
@@ -392,10 +367,24 @@ static void end_stalled(struct us_s3_pool *pool, int64_t now_ns)
 	}
 }
 
+/* Whether a put or part may start, or be canceled. */
+static int may_send(const struct us_s3_pool *pool, int64_t now_ns)
+{
+	return pool->abort_end_ns || us_rate_may_send(&pool->store->rate, now_ns);
+}
+
+/* Whether UPLOAD has something to send that may be sent. */
+static int is_ready(const struct us_s3_pool *pool, const struct us_s3_upload *upload,
+		    int64_t now_ns)
+{
+	return us_s3_upload_is_ready(upload, now_ns) &&
+	       (upload->state != US_S3_UPLOAD_PARTS || may_send(pool, now_ns));
+}
+
 static int take_put(struct us_s3_pool *pool, struct us_s3_job *ret_job)
 {
 	struct us_put *put = pool->puts;
-	if (!put) {
+	if (!put || !may_send(pool, us_clock_mono_ns())) {
 		return 0;
 	}
 	pool->puts = put->next;
@@ -422,7 +411,7 @@ static int take_step(struct us_s3_pool *pool, struct us_s3_job *ret_job)
 	int64_t now_ns = pool->uploads ? us_clock_mono_ns() : 0;
 	for (struct us_s3_upload **at = &pool->uploads; *at; at = &(*at)->next) {
 		struct us_s3_upload *upload = *at;
-		if (us_s3_upload_is_ready(upload, now_ns)) {
+		if (is_ready(pool, upload, now_ns)) {
 			*ret_job = us_s3_upload_next(upload);
 			*at = upload->next;
 			append_upload(pool, upload);
@@ -489,7 +478,7 @@ static void cancel_all(struct us_s3_pool *pool)
 
 static int take_now(struct us_s3_pool *pool, struct us_s3_job *ret_job)
 {
-	if (pool->busy_count >= atomic_load_explicit(&pool->limit, memory_order_relaxed)) {
+	if (pool->busy_count >= pool->control.limit) {
 		return 0;
 	}
 	return pool->abort_end_ns ? take_waiting(pool, LIST_STEPS, 1, ret_job)
@@ -532,6 +521,8 @@ static int wait_ms(struct us_s3_pool *pool)
 	if (pool->busy_count > 0 && pool->stall_look_ns < until_ns) {
 		until_ns = pool->stall_look_ns;
 	}
+	int64_t look_ns = us_concurrency_due_ns(&pool->control);
+	until_ns = look_ns < until_ns ? look_ns : until_ns;
 	until_ns = pool->resume_ns < until_ns ? pool->resume_ns : until_ns;
 	if (until_ns == INT64_MAX) {
 		return -1;
@@ -541,32 +532,38 @@ static int wait_ms(struct us_s3_pool *pool)
 	return ms > INT_MAX ? INT_MAX : (int)ms;
 }
 
-/* Whether an upload has something to send; sets when to look again. Wants the lock. */
-static int look_at_uploads(struct us_s3_pool *pool)
+/* Whether something could be started; sets when to look again. Wants the lock. */
+static int has_work(struct us_s3_pool *pool)
 {
-	int is_ready = 0;
-	int64_t now_ns = pool->uploads ? us_clock_mono_ns() : 0;
+	int64_t now_ns = us_clock_mono_ns();
+	int may = may_send(pool, now_ns);
+	int has = pool->gets || (pool->puts && may);
 	pool->resume_ns = pool->uploads && pool->abort_end_ns ? pool->abort_end_ns : INT64_MAX;
+	if (!may && (pool->puts || pool->uploads) && pool->store->rate.due_ns < pool->resume_ns) {
+		pool->resume_ns = pool->store->rate.due_ns;
+	}
 	for (const struct us_s3_upload *u = pool->uploads; u; u = u->next) {
-		is_ready |= us_s3_upload_is_ready(u, now_ns);
+		has |= is_ready(pool, u, now_ns);
 		if (u->resume_ns > now_ns && u->resume_ns < pool->resume_ns) {
 			pool->resume_ns = u->resume_ns;
 		}
 	}
-	return is_ready;
+	return has;
 }
 
 /* Whether the thread may sleep: there is nothing it could start. From here on
  * put_start and get_start wake it. */
 static int may_sleep(struct us_s3_pool *pool)
 {
-	uint32_t limit = atomic_load_explicit(&pool->limit, memory_order_relaxed);
+	int is_full = pool->busy_count >= pool->control.limit;
 	pthread_mutex_lock(&pool->lock);
-	int has_work = look_at_uploads(pool) || pool->puts || pool->gets;
-	int may = !has_work || pool->busy_count >= limit;
-	pool->asleep = may;
+	int has = has_work(pool);
+	pool->asleep = !has || is_full;
 	pthread_mutex_unlock(&pool->lock);
-	return may;
+	if (!has && !is_full) {
+		us_concurrency_starved(&pool->control, us_clock_mono_ns());
+	}
+	return !has || is_full;
 }
 
 /*
@@ -629,6 +626,8 @@ static void *pool_main(void *arg)
 		if (stopping && !find_upload(pool, 1)) { /* nothing may stay in curl */
 			break;
 		}
+		us_concurrency_look(&pool->control, us_clock_mono_ns());
+		show_limit(pool);
 		begin_waiting(pool);
 		publish(pool);
 		wait_events(pool);
@@ -687,8 +686,8 @@ static int32_t open_pool(struct us_s3_pool *pool, struct us_error *err)
 	pool->ended_tail = &pool->ended;
 	pool->done_tail = &pool->done;
 	pool->curl_deadline_ns = INT64_MAX;
-	pool->ceiling = concurrency;
-	atomic_init(&pool->limit, concurrency);
+	us_concurrency_init(&pool->control, concurrency);
+	atomic_init(&pool->limit, pool->control.limit);
 	/* NOLINTBEGIN(bugprone-sizeof-expression): they are arrays of pointers */
 	pool->idle = us_alloc_array(concurrency, sizeof(*pool->idle));
 	pool->busy = us_alloc_array(concurrency, sizeof(*pool->busy));

@@ -39,4 +39,5 @@ const struct us_s3_kind us_s3_kind_put = {
 	.end = end_put,
 	.receive_buffer_len = ANSWER_BUFFER_LEN,
 	.has_body = 1,
+	.is_paced = 1,
 };

@@ -2,6 +2,10 @@
 /*
  * Slots: easy handles with what curl's callbacks need to know about the job that they
  * run. A slot is used again and again, for jobs of all kinds; its memory stays.
+ *
+ * Where bandwidth is limited, curl keeps each transfer below it (CURLOPT_MAX_SEND_SPEED). It
+ * looks between two reads only, so these are short, too; and, after the last one, it reads no
+ * answer until the time is up: what goes out in one piece anyway is spared that.
  */
 #include "s3_slot.h"
 
@@ -10,6 +14,7 @@
 #include <unistd.h>
 
 #include "../base/alloc.h"
+#include "../base/clock.h"
 
 /* Each handle keeps its buffers, and there may be 1,000: curl's least for sending. */
 #define UPLOAD_BUFFER_LEN (16L << 10)
@@ -52,6 +57,7 @@ static size_t read_body(char *buffer, size_t one, size_t cap, void *user)
 	if (len == 0) {
 		return 0;
 	}
+	len = slot->job.kind->is_paced ? us_rate_piece_len(&slot->store->rate, len) : len;
 	if (body->data) {
 		memcpy(buffer, body->data + slot->body_done, len);
 	} else {
@@ -74,6 +80,16 @@ static size_t read_body(char *buffer, size_t one, size_t cap, void *user)
 	return len;
 }
 
+/* The body is sent again from OFFSET. */
+static void rewind_body(struct us_s3_slot *slot, uint64_t offset)
+{
+	if (slot->job.kind->is_paced && slot->body_done > offset) {
+		us_rate_charge(&slot->store->rate, slot->body_done - offset, us_clock_mono_ns());
+	}
+	slot->sent_twice |= slot->body_done == slot->body.len;
+	slot->body_done = offset;
+}
+
 /* Curl sends once more when a reused connection turns out to be dead. */
 static int seek_body(void *user, curl_off_t offset, int origin)
 {
@@ -81,8 +97,7 @@ static int seek_body(void *user, curl_off_t offset, int origin)
 	if (origin != SEEK_SET || offset < 0 || (uint64_t)offset > slot->body.len) {
 		return CURL_SEEKFUNC_FAIL;
 	}
-	slot->sent_twice |= slot->body_done == slot->body.len;
-	slot->body_done = (uint64_t)offset;
+	rewind_body(slot, (uint64_t)offset);
 	return CURL_SEEKFUNC_OK;
 }
 
@@ -116,6 +131,10 @@ static int set_options(struct us_s3_slot *slot)
 		SET(CURLOPT_SEEKFUNCTION, seek_body);
 		SET(CURLOPT_SEEKDATA, slot);
 	}
+	if (kind->is_paced &&
+	    us_rate_piece_len(&slot->store->rate, slot->body.len) < slot->body.len) {
+		SET(CURLOPT_MAX_SEND_SPEED_LARGE, (curl_off_t)slot->store->rate.bytes_per_s);
+	}
 	SET(CURLOPT_CUSTOMREQUEST, slot->transfer.request.method);
 	SET(CURLOPT_BUFFERSIZE, kind->receive_buffer_len);
 	SET(CURLOPT_WRITEFUNCTION, write_answer);
@@ -139,7 +158,13 @@ int32_t us_s3_slot_begin(struct us_s3_slot *slot, const struct us_s3_job *job)
 	if (!rc && job->kind->patience > 0) {
 		slot->transfer.stall_ms *= job->kind->patience;
 	}
-	return !rc && set_options(slot) ? us_fail_nomem(&slot->err) : rc;
+	if (rc) {
+		return rc;
+	}
+	if (job->kind->is_paced) {
+		us_rate_charge(&slot->store->rate, slot->body.len, slot->transfer.start_ns);
+	}
+	return set_options(slot) ? us_fail_nomem(&slot->err) : 0;
 }
 
 int us_s3_slot_resend(struct us_s3_slot *slot, CURLcode result)
@@ -148,8 +173,7 @@ int us_s3_slot_resend(struct us_s3_slot *slot, CURLcode result)
 		return 0;
 	}
 	us_s3_count(slot->counts, &slot->transfer, 0);
-	slot->sent_twice |= slot->body_done == slot->body.len;
-	slot->body_done = 0;
+	rewind_body(slot, 0);
 	return 1;
 }
 

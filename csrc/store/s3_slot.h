@@ -31,6 +31,7 @@ struct us_s3_kind {
 		    const struct us_error *err);
 	long receive_buffer_len;
 	int has_body;      /* of the request, possibly an empty one */
+	int is_paced;      /* the body is payload, and counts for the limit of bandwidth */
 	uint32_t patience; /* how many stall times it gets; 0: one */
 };
 
@@ -56,7 +57,7 @@ struct us_s3_slot {
 	uint64_t received; /* what TAKE has taken */
 	struct us_s3_kind_counts *counts;
 	uint64_t payload_len; /* counted if it succeeds */
-	uint32_t epoch;       /* the pool's, for backing off */
+	uint32_t ticket;      /* the pool's, for its limit */
 	uint32_t busy_index;  /* likewise */
 };
 

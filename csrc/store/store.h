@@ -157,6 +157,7 @@ struct us_store_s3_options {
 	int skip_verify;	/* 1: accept any certificate */
 	const char *storage_class, *sse, *sse_kms_key_id; /* "" or NULL: not sent */
 	uint32_t concurrency; /* 1..1000 */
+	uint64_t upload_bytes_per_s; /* of all puts together; 0: no limit */
 };
 
 struct us_s3_credentials {
@@ -178,10 +179,10 @@ int32_t us_store_s3_set_credentials(struct us_store *store,
  * Opens directory DIRECTORY (absolute; created with mode 0700 if missing) as a
  * target. Refuses one that folds case, and removes the temporary files of runs
  * that were killed. READ_ONLY: does none of that, the directory need not exist yet
- * (US_E_CONFIG from all then), and puts may not be called.
+ * (US_E_CONFIG from all then), and puts may not be called. UPLOAD_BYTES_PER_S: as for S3.
  */
-int32_t us_store_file_open(const char *directory, int read_only, struct us_store **ret_store,
-			   struct us_error *err);
+int32_t us_store_file_open(const char *directory, int read_only, uint64_t upload_bytes_per_s,
+			   struct us_store **ret_store, struct us_error *err);
 
 /* A text that tells this target directory from another one under the same name (a
  * disk that is not mounted, a directory made anew): made once, kept in the directory.

@@ -49,14 +49,16 @@ static inline struct us_error error_of_test(void)
 	return (struct us_error)US_ERROR_INIT;
 }
 
-static inline struct us_store *open_store(const char *endpoint, const char *bucket,
-					  uint32_t concurrency, const struct us_s3_timing *timing)
+static inline struct us_store *open_limited(const char *endpoint, const char *bucket,
+					    uint32_t concurrency, const struct us_s3_timing *timing,
+					    uint64_t upload_bytes_per_s)
 {
 	struct us_store_s3_options options = { .endpoint = endpoint,
 					       .region = "us-east-1",
 					       .bucket = bucket,
 					       .path_style = 1,
-					       .concurrency = concurrency };
+					       .concurrency = concurrency,
+					       .upload_bytes_per_s = upload_bytes_per_s };
 	static const struct us_s3_timing usual = US_S3_TIMING_DEFAULT;
 	struct us_store *store = NULL;
 	struct us_error err = error_of_test();
@@ -66,6 +68,12 @@ static inline struct us_store *open_store(const char *endpoint, const char *buck
 	}
 	assert_int_equal(rc, 0);
 	return store;
+}
+
+static inline struct us_store *open_store(const char *endpoint, const char *bucket,
+					  uint32_t concurrency, const struct us_s3_timing *timing)
+{
+	return open_limited(endpoint, bucket, concurrency, timing, 0);
 }
 
 static inline void set_keys(struct us_store *store, const char *key, const char *secret,

@@ -823,6 +823,159 @@ static void test_slow_is_not_stalled(void **state)
 	server_stop(&server);
 }
 
+/* ---------------------------------------------------------- limited bandwidth */
+
+static struct us_store *open_gateway_limited(const struct us_s3_timing *timing,
+					     uint64_t upload_bytes_per_s)
+{
+	struct us_store *store =
+		open_limited(gateway.endpoint, "bk1", 16, timing, upload_bytes_per_s);
+	set_keys(store, "ak", SECRET, NULL);
+	return store;
+}
+
+/* One alone: in time with the limit, which is slower than the stall time allows for the
+ * whole, and with all of its bytes. */
+static void test_limit_of_one(void **state)
+{
+	(void)state;
+	static const struct us_s3_timing timing = { 2000, 500, 25, 600 };
+	enum { LEN = 200000, LIMIT = 100000 };
+	struct us_store *store = open_gateway_limited(&timing, LIMIT);
+	uint8_t *data = malloc(LEN), *back = malloc(LEN);
+	for (size_t i = 0; i < LEN; i++) {
+		data[i] = (uint8_t)(i * 7 + i / 4093);
+	}
+	struct us_put put;
+	fill_put(&put, "limited/one", data, LEN);
+	int64_t start_ns = us_clock_mono_ns();
+	if (put_now(store, &put)) {
+		fail_msg("%s", put.err.message);
+	}
+	/* but for the last piece, a quarter of a second's */
+	assert_true(elapsed_ms(start_ns) >= (LEN - LIMIT / 4) * 1000 / LIMIT - 10);
+	struct us_get_queue queue;
+	assert_int_equal(us_get_queue_init(&queue, NULL), 0);
+	struct us_get get = {
+		.key = "limited/one", .len = LEN, .object_len = LEN, .data = back, .queue = &queue
+	};
+	store->ops->get_start(store, &get);
+	assert_ptr_equal(us_get_queue_wait(&queue, 60000), &get);
+	assert_int_equal(get.rc, 0);
+	assert_memory_equal(data, back, LEN);
+	us_get_queue_done(&queue);
+	free(data);
+	free(back);
+	store->ops->close(store);
+}
+
+/* Many small ones: no more than the limit together; and all else goes past those that wait. */
+static void test_limit_of_all(void **state)
+{
+	(void)state;
+	enum { COUNT = 40, LEN = 2500, LIMIT = 50000 };
+	struct us_store *store = open_gateway_limited(NULL, LIMIT);
+	static char data[LEN], keys[COUNT][24];
+	struct us_put puts[COUNT];
+	struct us_error err = error_of_test();
+	struct sink sink = { 0 };
+	struct listed listed = { 0 };
+	uint64_t len = 0;
+	memset(data, 'd', sizeof(data));
+	int64_t start_ns = us_clock_mono_ns();
+	for (size_t i = 0; i < COUNT; i++) {
+		(void)snprintf(keys[i], sizeof(keys[i]), "limited/many/%zu", i);
+		fill_put(&puts[i], keys[i], data, LEN);
+		store->ops->put_start(store, &puts[i]);
+	}
+	struct us_put *first = store->ops->put_wait(store, 60000);
+	assert_non_null(first);
+	assert_int_equal(
+		store->ops->get(store, first->key, 0, UINT64_MAX, to_sink, &sink, &len, &err), 0);
+	assert_int_equal(len, LEN);
+	struct us_get_queue queue;
+	assert_int_equal(us_get_queue_init(&queue, NULL), 0);
+	struct us_get get = { .key = first->key,
+			      .len = LEN,
+			      .object_len = LEN,
+			      .data = (uint8_t *)sink.data,
+			      .queue = &queue };
+	store->ops->get_start(store, &get);
+	assert_ptr_equal(us_get_queue_wait(&queue, 60000), &get);
+	assert_int_equal(get.rc, 0);
+	assert_memory_equal(get.data, data, LEN);
+	us_get_queue_done(&queue);
+	assert_int_equal(store->ops->remove(store, first->key, &err), 0);
+	assert_int_equal(
+		store->ops->write_version(store, "limited/owner", NULL, (uint8_t *)data, LEN, &err),
+		0);
+	size_t done = 0;
+	for (struct us_put *put = first; done < COUNT; put = store->ops->put_wait(store, 60000)) {
+		for (; put; put = put->next) {
+			assert_int_equal(put->rc, 0);
+			done++;
+		}
+	}
+	/* The first is free, and so is a tenth of a second. */
+	assert_true(elapsed_ms(start_ns) >= (COUNT - 1) * LEN * 1000 / LIMIT - 100);
+	assert_int_equal(store->ops->list(store, "limited/many/", to_listed, &listed, &err), 0);
+	assert_int_equal(listed.count, COUNT - 1);
+	listed_done(&listed);
+	store->ops->close(store);
+}
+
+/* A cancel reaches those that wait for the limit and the one that is slowed by it. */
+static void test_cancel_of_limited(void **state)
+{
+	(void)state;
+	struct us_store *store = open_gateway_limited(NULL, 1000);
+	static char data[500000];
+	static const char *const keys[] = { "limited/0", "limited/1", "limited/2" };
+	struct us_error err = error_of_test();
+	struct sink sink = { 0 };
+	struct us_put puts[3];
+	for (size_t i = 0; i < 3; i++) {
+		fill_put(&puts[i], keys[i], data, sizeof(data));
+		store->ops->put_start(store, &puts[i]);
+	}
+	assert_int_equal(
+		store->ops->get(store, "limited/0", 0, UINT64_MAX, to_sink, &sink, NULL, &err),
+		US_E_NOTFOUND);
+	assert_null(store->ops->put_wait(store, 0));
+	store->ops->cancel(store);
+	for (size_t done = 0; done < 3;) {
+		struct us_put *put = store->ops->put_wait(store, 10000);
+		assert_non_null(put);
+		for (; put; put = put->next) {
+			assert_int_equal(put->rc, US_E_CANCELED);
+			done++;
+		}
+	}
+	store->ops->close(store);
+}
+
+/* What has to be sent again counts again. */
+static void test_limit_counts_resends(void **state)
+{
+	(void)state;
+	enum { LEN = 10000, LIMIT = 40000 };
+	struct server server = { .answer_fn = swallow_odd };
+	static char data[LEN];
+	struct us_put put;
+	server_start(&server);
+	struct us_store *store = open_limited(server.endpoint, "bk1", 1, NULL, LIMIT);
+	int64_t start_ns = us_clock_mono_ns();
+	for (int i = 0; i < 3; i++) {
+		fill_put(&put, "k", data, LEN);
+		assert_int_equal(put_now(store, &put), 0);
+		assert_int_equal(put.sent_twice, i > 0);
+	}
+	int64_t due_ns = ((struct us_s3_store *)store)->rate.due_ns; /* nothing is under way */
+	assert_true(due_ns - start_ns >= 5 * LEN * US_NS_PER_S / LIMIT - 100 * US_NS_PER_MS);
+	store->ops->close(store);
+	server_stop(&server);
+}
+
 static void *cancel_soon(void *arg)
 {
 	struct us_store *store = arg;
@@ -881,7 +1034,7 @@ static void test_backing_off(void **state)
 	struct server server = { .answer_fn = crowded, .delay_ms = 2 };
 	server_start(&server);
 	struct us_store *store = open_store(server.endpoint, "bk1", 64, NULL);
-	assert_int_equal(us_s3_pool_limit(store), 64);
+	assert_int_equal(us_s3_pool_limit(store), 8); /* to begin with */
 	struct us_put *puts = calloc(2000, sizeof(*puts));
 	size_t started = 0, done = 0, failed = 0, failed_late = 0;
 	while (done < 2000) {
@@ -1389,6 +1542,9 @@ int main(void)
 		cmocka_unit_test(test_more_puts_than_the_limit),
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_tls),
+		cmocka_unit_test(test_limit_of_one),
+		cmocka_unit_test(test_limit_of_all),
+		cmocka_unit_test(test_cancel_of_limited),
 	};
 	const struct CMUnitTest own_tests[] = {
 		cmocka_unit_test(test_put_answers),
@@ -1401,6 +1557,7 @@ int main(void)
 		cmocka_unit_test(test_no_progress),
 		cmocka_unit_test(test_drip),
 		cmocka_unit_test(test_slow_is_not_stalled),
+		cmocka_unit_test(test_limit_counts_resends),
 		cmocka_unit_test(test_early_answer),
 		cmocka_unit_test(test_endless_answers),
 		cmocka_unit_test(test_cancel),

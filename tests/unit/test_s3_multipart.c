@@ -617,9 +617,28 @@ static void test_throttled(void **state)
 	struct us_put put;
 	begin_faults(PART, 7, 1, ANSWER("503 Slow Down", "", "0", ""));
 	fill_spooled(&put, "big", spool, SPOOL_LEN);
-	assert_int_equal(us_s3_pool_limit(store), 32);
+	store->ops->close(store);
+	store = open_store(server.endpoint, "bk1", 8, NULL);
+	assert_int_equal(us_s3_pool_limit(store), 8);
 	assert_int_equal(put_now(store, &put), 0);
-	assert_int_equal(us_s3_pool_limit(store), 16);
+	assert_in_range(us_s3_pool_limit(store), 4, 7);
+	end_faults();
+}
+
+/* Parts wait for the limit of bandwidth, too. */
+static void test_limited(void **state)
+{
+	(void)state;
+	struct us_put put;
+	begin_faults(PART, -1, 0, NULL);
+	struct us_s3_store *s3 = (struct us_s3_store *)store;
+	us_rate_init(&s3->rate, 100 * MIB); /* nothing is under way */
+	int64_t start_ns = us_clock_mono_ns();
+	fill_spooled(&put, "big", spool, SPOOL_LEN);
+	assert_int_equal(put_now(store, &put), 0);
+	/* but for the last part, and a tenth of a second */
+	assert_true(us_clock_mono_ns() - start_ns >= 1200 * US_NS_PER_MS);
+	assert_int_equal(step_counts[PART], 10);
 	end_faults();
 }
 
@@ -762,6 +781,7 @@ int main(void)
 		cmocka_unit_test(test_abort_hangs),
 		cmocka_unit_test(test_patience),
 		cmocka_unit_test(test_throttled),
+		cmocka_unit_test(test_limited),
 		cmocka_unit_test(test_under_way_is_not_aborted),
 		cmocka_unit_test(test_request_headers),
 		cmocka_unit_test(test_limits),

@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../../csrc/base/clock.h"
 #include "../../csrc/store/store.h"
 #include "scratch.h"
 
@@ -33,16 +34,21 @@ static int teardown(void **state)
 	return p ? pclose(p) : -1;
 }
 
-static struct us_store *open_store(int read_only)
+static struct us_store *open_limited(int read_only, uint64_t upload_bytes_per_s)
 {
 	struct us_store *store;
 	struct us_error err = US_ERROR_INIT;
-	int32_t rc = us_store_file_open(root, read_only, &store, &err);
+	int32_t rc = us_store_file_open(root, read_only, upload_bytes_per_s, &store, &err);
 	if (rc) {
 		print_error("%s\n", err.message);
 	}
 	assert_int_equal(rc, 0);
 	return store;
+}
+
+static struct us_store *open_store(int read_only)
+{
+	return open_limited(read_only, 0);
 }
 
 static struct us_put *make_put(const char *key, const char *data)
@@ -72,7 +78,8 @@ static void put_all(struct us_store *store, struct us_put **puts, size_t count)
 		store->ops->put_start(store, puts[i]);
 	}
 	for (size_t got = 0; got < count;) {
-		for (struct us_put *put = store->ops->put_wait(store, 10000); put; put = put->next) {
+		for (struct us_put *put = store->ops->put_wait(store, 10000); put;
+		     put = put->next) {
 			assert_int_not_equal(put->rc, 1);
 			got++;
 		}
@@ -106,7 +113,8 @@ static int32_t to_text(void *arg, const uint8_t *data, size_t len, struct us_err
 	return 0;
 }
 
-static void assert_get(struct us_store *store, const char *key, int64_t off, uint64_t len, const char *want)
+static void assert_get(struct us_store *store, const char *key, int64_t off, uint64_t len,
+		       const char *want)
 {
 	struct text text = { .len = 0 };
 	struct us_error err = US_ERROR_INIT;
@@ -155,7 +163,8 @@ static void test_put_get_list_remove(void **state)
 	assert_list(store, "q", "");
 	assert_int_equal(store->ops->remove(store, "p/db/x", NULL), 0);
 	assert_int_equal(store->ops->remove(store, "p/db/x", NULL), 0);
-	assert_int_equal(store->ops->get(store, "p/db/x", 0, 1, to_text, NULL, NULL, NULL), US_E_NOTFOUND);
+	assert_int_equal(store->ops->get(store, "p/db/x", 0, 1, to_text, NULL, NULL, NULL),
+			 US_E_NOTFOUND);
 	struct us_store_counts counts;
 	store->ops->counts(store, &counts);
 	assert_int_equal(counts.put, 5);
@@ -374,7 +383,11 @@ static void test_one_failure_is_its_own(void **state)
 	for (int i = 0; i < 20; i++) {
 		char good[16];
 		(void)snprintf(good, sizeof(good), "good%d", i);
-		puts[i] = make_put(i == 5 ? key : i == 9 ? "file/below" : i == 12 ? "link/o" : good, "y");
+		puts[i] = make_put(i == 5    ? key
+				   : i == 9  ? "file/below"
+				   : i == 12 ? "link/o"
+					     : good,
+				   "y");
 	}
 	(void)snprintf(path, sizeof(path), "%s/link", root);
 	assert_int_equal(symlink("..", path), 0);
@@ -424,7 +437,7 @@ static void test_leftovers(void **state)
 	pid_t pid = fork();
 	if (pid == 0) {
 		struct us_store *killed;
-		if (us_store_file_open(root, 0, &killed, NULL)) {
+		if (us_store_file_open(root, 0, 0, &killed, NULL)) {
 			_exit(1);
 		}
 		(void)!write(ready[1], "x", 1);
@@ -493,22 +506,113 @@ static void test_read_only_and_cancel(void **state)
 	struct us_store *none;
 	struct us_error err = US_ERROR_INIT;
 	(void)teardown(state);
-	assert_int_equal(us_store_file_open(root, 1, &none, &err), 0);
+	assert_int_equal(us_store_file_open(root, 1, 0, &none, &err), 0);
 	assert_int_equal(none->ops->list(none, "", join_keys, NULL, &err), US_E_CONFIG);
 	assert_non_null(strstr(err.message, root));
 	none->ops->close(none);
 	assert_int_equal(mkdir(root, 0700), 0);
 }
 
+/* ---------------------------------------------------------- limited bandwidth */
+
+static struct us_put *make_spooled(const char *key, const char *data)
+{
+	char path[SCRATCH_LEN + 16];
+	struct us_put *put = make_put(key, data);
+	(void)snprintf(path, sizeof(path), "%s/spool-XXXXXX", root);
+	put->fd = mkstemp(path);
+	assert_true(put->fd >= 0);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(write(put->fd, data, put->len), (ssize_t)put->len);
+	free((void *)(uintptr_t)put->data);
+	put->data = NULL;
+	return put;
+}
+
+static void test_limited(void **state)
+{
+	(void)state;
+	enum { COUNT = 6, LEN = 3000, LIMIT = 10000 };
+	struct us_store *store = open_limited(0, LIMIT);
+	struct us_put *puts[COUNT];
+	char text[LEN + 1], key[16];
+	int64_t start_ns = us_clock_mono_ns();
+	for (size_t i = 0; i < COUNT; i++) {
+		memset(text, (int)('a' + i), LEN);
+		text[LEN] = '\0';
+		(void)snprintf(key, sizeof(key), "limited/%zu", i);
+		puts[i] = i % 2 ? make_spooled(key, text) : make_put(key, text);
+	}
+	put_all(store, puts, COUNT);
+	/* but for the last piece, a quarter of a second's, and a tenth of a second */
+	assert_true(us_clock_mono_ns() - start_ns >=
+		    (COUNT * LEN - LIMIT / 4) * US_NS_PER_S / LIMIT - 100 * US_NS_PER_MS);
+	for (size_t i = 0; i < COUNT; i++) {
+		memset(text, (int)('a' + i), LEN);
+		assert_int_equal(puts[i]->rc, 0);
+		assert_get(store, puts[i]->key, 0, UINT64_MAX, text);
+		if (puts[i]->fd >= 0) {
+			close(puts[i]->fd);
+		}
+		free_put(puts[i]);
+	}
+	store->ops->close(store);
+}
+
+/* A cancel reaches the writer where it waits, and what it has not begun; what is there can be
+ * read meanwhile. */
+static void test_cancel_of_limited(void **state)
+{
+	(void)state;
+	struct us_store *store = open_limited(0, 1000);
+	static char text[200001];
+	struct us_put *puts[3];
+	put_one(store, "here", "x", 0);
+	memset(text, 't', sizeof(text) - 1);
+	puts[0] = make_put("k0", text);
+	puts[1] = make_spooled("k1", text);
+	puts[2] = make_put("k2", text);
+	for (size_t i = 0; i < 3; i++) {
+		store->ops->put_start(store, puts[i]);
+	}
+	assert_get(store, "here", 0, UINT64_MAX, "x");
+	assert_null(store->ops->put_wait(store, 100));
+	store->ops->cancel(store);
+	for (size_t done = 0; done < 3;) {
+		struct us_put *put = store->ops->put_wait(store, 10000);
+		assert_non_null(put);
+		for (; put; put = put->next) {
+			assert_int_equal(put->rc, US_E_CANCELED);
+			done++;
+		}
+	}
+	close(puts[1]->fd);
+	for (size_t i = 0; i < 3; i++) {
+		free_put(puts[i]);
+	}
+	store->ops->close(store);
+	store = open_store(0);
+	assert_list(store, "", "here:1\n");
+	store->ops->close(store);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_put_get_list_remove), TEST(test_batches),   TEST(test_one_failure_is_its_own),
-		TEST(test_from_spool_file),	TEST(test_leftovers), TEST(test_read_only_and_cancel),
-		TEST(test_directory_replaced), TEST(test_get_parts),
-		TEST(test_remove_many), TEST(test_remove_from_many_directories),
+		TEST(test_put_get_list_remove),
+		TEST(test_batches),
+		TEST(test_one_failure_is_its_own),
+		TEST(test_from_spool_file),
+		TEST(test_leftovers),
+		TEST(test_read_only_and_cancel),
+		TEST(test_directory_replaced),
+		TEST(test_get_parts),
+		TEST(test_remove_many),
+		TEST(test_remove_from_many_directories),
 		TEST(test_remove_many_failures),
+		TEST(test_limited),
+		TEST(test_cancel_of_limited),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -177,8 +177,7 @@ static void start(struct worker *w, struct floor *f)
 	w->object = malloc(w->object_cap);
 	w->sha = EVP_MD_CTX_new();
 	w->frame = floor_frame_new();
-	if (!w->image || !w->object || !w->sha ||
-	    pthread_create(&w->thread, NULL, work, w)) {
+	if (!w->image || !w->object || !w->sha || pthread_create(&w->thread, NULL, work, w)) {
 		die("worker", "cannot be started");
 	}
 }

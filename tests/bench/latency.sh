@@ -81,7 +81,7 @@ bench_latency() {
 	build writers writers.c
 	mkdir "$dir/latency"
 	start_gateway "$memory/latency" 19
-	"$dir/writers" "$dir/latency" 10 20 3 >/dev/null # makes them
+	"$dir/writers" "$dir/latency" 10 20 6 >/dev/null # makes them
 	for ((round = 1; round <= latency_rounds; round++)); do
 		say "latency, round $round/$latency_rounds"
 		for side in $( ((round % 2)) && echo none s3 none file || echo none file none s3); do

@@ -105,15 +105,16 @@ bench_start() {
 
 # ----------------------------------------------------------- beside directory mode
 
-# watch_process PROCESS DATABASES: what an idle process uses. The gateway's log has its calls.
+# watch_process PROCESS DATABASES SECONDS: what an idle process uses. The gateway's log has its
+# calls.
 watch_process() {
 	local ticks calls
 	ticks="$(cpu_ticks)" calls="$(wc -l <"$dir/access.log")"
-	sleep "$rival_seconds"
+	sleep "$3"
 	process_row "$1" "$2" "$(awk -v kb="$(rss_of_kb)" 'BEGIN { printf "%.0f MB", kb * 1024 / 1e6 }')" \
-		"$(awk -v t=$(($(cpu_ticks) - ticks)) -v s="$rival_seconds" -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%.2f %%", t / hz / s * 100 }')" \
+		"$(awk -v t=$(($(cpu_ticks) - ticks)) -v s="$3" -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%.2f %%", t / hz / s * 100 }')" \
 		"$(find "/proc/$process/fd" -mindepth 1 | wc -l)" \
-		"$((($(wc -l <"$dir/access.log") - calls) * 86400 / rival_seconds))"
+		"$((($(wc -l <"$dir/access.log") - calls) * 86400 / $3))"
 }
 
 # Litestream's directory mode; with too many databases it fails or never becomes idle.
@@ -141,7 +142,7 @@ rival_row() { # COUNT
 		stored="$(find "$memory/process/fleet/rival-$1" -type f 2>/dev/null | wc -l)"
 	done
 	if kill -0 "$process" 2>/dev/null && ((stored >= $1)); then
-		watch_process "Litestream, directory mode" "$1"
+		watch_process "Litestream, directory mode" "$1" "$rival_seconds"
 	else
 		process_row "Litestream, directory mode" "$1" "did not get through: $stored objects in 5 min" - - -
 	fi
@@ -161,7 +162,7 @@ bench_process() {
 	stop_process
 	start_process "$dir/process.yml" # as it is after a restart
 	wait_stats '.cycles >= 2 and .unsynced == 0'
-	watch_process "multi_db, 30 s interval" "$count"
+	watch_process "multi_db, 30 s interval" "$count" "$ours_seconds"
 	stop_process
 	stop_gateway
 	rm -rf "$memory/process"

@@ -36,7 +36,7 @@
 #                    databases of the part ack, of which 2 % change (10000), and how long (60)
 #   BENCH_RIVAL_COUNTS, BENCH_RIVAL_SECONDS
 #                    databases of Litestream's directory mode ("500 1000 2500"), and how long
-#                    each process is watched (60)
+#                    each process is watched (120; that of multi_db five times as long)
 #   BENCH_RESTORE_COUNT
 #                    databases of the fleet restore (20000)
 #   BENCH_LATENCY_ROUNDS, BENCH_LATENCY_SECONDS
@@ -53,7 +53,8 @@ count="${BENCH_COUNT:-100000}" million="${BENCH_MILLION:-1000000}"
 runs="${BENCH_RUNS:-9}" long_runs="${BENCH_LONG_RUNS:-5}"
 puts="${BENCH_PUTS:-10000}" uploads="${BENCH_UPLOADS:-20000}" big_mb="${BENCH_BIG_MB:-1000}"
 ack_count="${BENCH_ACK_COUNT:-10000}" ack_seconds="${BENCH_ACK_SECONDS:-60}"
-rival_counts="${BENCH_RIVAL_COUNTS:-500 1000 2500}" rival_seconds="${BENCH_RIVAL_SECONDS:-60}"
+rival_counts="${BENCH_RIVAL_COUNTS:-500 1000 2500}" rival_seconds="${BENCH_RIVAL_SECONDS:-120}"
+ours_seconds=$((5 * rival_seconds)) # its only calls are ten minutes apart
 restore_count="${BENCH_RESTORE_COUNT:-20000}" restore_runs="$long_runs"
 latency_rounds="${BENCH_LATENCY_ROUNDS:-5}" latency_seconds="${BENCH_LATENCY_SECONDS:-20}"
 parts="idle million sync image big cgo start put upload process steady ack restore latency"

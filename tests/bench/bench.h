@@ -5,6 +5,7 @@
 /* Helpers of the benchmarks. They measure and print; run.sh compares. */
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,8 +76,31 @@ static inline long rss_kb(void)
 }
 
 /* floor_walk.c: the bare walk of ROOT's subdirectories: getdents64, and one statx for
- * each name ending in .db. Returns how many of those there are. */
+ * each name ending in .db or .db-wal. Returns how many names end in .db. */
 long floor_walk(const char *root, long thread_count);
+
+/* floor_frame.c: one LZ4 frame (content size, independent blocks, content checksum). */
+struct floor_frame;
+struct floor_frame *floor_frame_new(void);
+/* Compresses IMAGE into RET_FRAME (CAP bytes); returns its length. */
+size_t floor_frame(struct floor_frame *f, const uint8_t *image, size_t image_len,
+		   uint8_t *ret_frame, size_t cap);
+
+/* floor_put.c: signed PUTs, CONCURRENCY at a time, by a bare libcurl multi loop. */
+struct floor_object {
+	char key[128];
+	uint8_t *data;
+	size_t len;
+};
+/* Fills OBJECT (its DATA may be used again once as many have been asked for as are sent at
+ * a time); 0: there are no more. SLOT: which of those it is. */
+typedef int floor_next_fn(void *arg, long slot, struct floor_object *ret_object);
+/* Returns how many were acknowledged; any failure ends the program. */
+long floor_put(const char *endpoint, const char *bucket, long concurrency, floor_next_fn *next,
+	       void *arg);
+
+#define BENCH_KEY "benchkey"
+#define BENCH_SECRET "benchsecret"
 
 /* ours.c: a fleet ROOT/{group}/{tenant}.db with the file target. */
 struct us *ours_open(const char *root, const char *target, const char *state_dir);

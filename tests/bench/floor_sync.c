@@ -16,7 +16,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <lz4frame.h>
 #include <openssl/evp.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -44,17 +43,8 @@ struct worker {
 	pthread_t thread;
 	uint8_t *image, *object;
 	size_t object_cap;
-	LZ4F_cctx *lz4;
+	struct floor_frame *frame;
 	EVP_MD_CTX *sha;
-};
-
-static const LZ4F_preferences_t preferences = {
-	.frameInfo = {
-		.blockSizeID = LZ4F_max64KB,
-		.blockMode = LZ4F_blockIndependent,
-		.contentChecksumFlag = LZ4F_contentChecksumEnabled,
-	},
-	.autoFlush = 1,
 };
 
 static void list_group(struct floor *f, const char *group)
@@ -117,23 +107,7 @@ static size_t read_database(struct worker *w, const struct database *d)
 
 static size_t encode(struct worker *w, size_t image_len)
 {
-	LZ4F_preferences_t prefs = preferences;
-	prefs.frameInfo.contentSize = image_len;
-	size_t len = LZ4F_compressBegin(w->lz4, w->object, w->object_cap, &prefs);
-	for (size_t at = 0; at < image_len && !LZ4F_isError(len);) {
-		size_t piece = image_len - at < 65536 ? image_len - at : 65536;
-		size_t n = LZ4F_compressUpdate(w->lz4, w->object + len, w->object_cap - len,
-					       w->image + at, piece, NULL);
-		len = LZ4F_isError(n) ? n : len + n;
-		at += piece;
-	}
-	size_t n = LZ4F_isError(len)
-			   ? len
-			   : LZ4F_compressEnd(w->lz4, w->object + len, w->object_cap - len, NULL);
-	if (LZ4F_isError(n)) {
-		die("LZ4F", LZ4F_getErrorName(n));
-	}
-	len += n;
+	size_t len = floor_frame(w->frame, w->image, image_len, w->object, w->object_cap);
 	uint8_t digest[32];
 	if (!EVP_DigestInit_ex(w->sha, EVP_sha256(), NULL) ||
 	    !EVP_DigestUpdate(w->sha, w->object, len) ||
@@ -202,9 +176,8 @@ static void start(struct worker *w, struct floor *f)
 	w->object_cap = DATABASE_LEN_MAX + 65536;
 	w->object = malloc(w->object_cap);
 	w->sha = EVP_MD_CTX_new();
-	if (!w->image || !w->object || !w->sha ||
-	    LZ4F_isError(LZ4F_createCompressionContext(&w->lz4, LZ4F_VERSION)) ||
-	    pthread_create(&w->thread, NULL, work, w)) {
+	w->frame = floor_frame_new();
+	if (!w->image || !w->object || !w->sha || pthread_create(&w->thread, NULL, work, w)) {
 		die("worker", "cannot be started");
 	}
 }

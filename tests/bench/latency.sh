@@ -15,27 +15,15 @@
 # objects in memory (/dev/shm, where there is one). It is there, idle, in all runs. The
 # replicator runs as it would run anywhere.
 
-latency_process='' latency_memory=''
+latency_process=''
 
 # latency_start SIDE: replicates $dir/latency to SIDE until it has nothing to do.
 latency_start() {
-	local port i
-	port="$(free_port)"
-	{
-		echo "addr: \"127.0.0.1:$port\""
-		echo "multi_db:"
-		echo "  discovery_pattern: \"$dir/latency/{mode}/{name}.db\""
-		echo "  sync_interval: 1s"
-		echo "  state_dir: \"$dir/latency-state-$1\""
-		if [[ $1 == s3 ]]; then
-			printf '  %s\n' "s3:" "  bucket: fleet" "  path: \"{{mode}}/{{name}}\"" \
-				"  endpoint: http://127.0.0.1:$gateway_port" "  access_key_id: benchkey" "  secret_access_key: benchsecret"
-		else
-			printf '  %s\n' "file:" "  directory: \"$dir/latency-target\"" "  path: \"{{mode}}/{{name}}\""
-		fi
-	} >"$dir/latency.yml"
+	local i
+	write_config "$dir/latency.yml" "$dir/latency" "$dir/latency-state-$1" 1s \
+		"$([[ $1 == s3 ]] && echo s3 || echo "$dir/latency-target")"
 	bin/litestream replicate -config "$dir/latency.yml" >"$dir/latency.log" 2>&1 &
-	latency_process=$! latency_stats="http://127.0.0.1:$port/stats"
+	latency_process=$! latency_stats="http://127.0.0.1:$stats_port/stats"
 	for ((i = 0; i < 300; i++)); do
 		sleep 0.2
 		if curl -sf "$latency_stats" | jq -e '.cycles >= 3 and .unsynced == 0' >/dev/null; then
@@ -70,7 +58,7 @@ latency_run() {
 		uploads=$(($(curl -sf "$latency_stats" | jq .uploads_success) - uploads))
 		cpu=$(($(latency_cpu) - cpu))
 		latency_stop
-		((uploads >= 20 * (latency_seconds / 3))) || { say "$1: only $uploads uploads beside the writers"; exit 1; }
+		((uploads >= 20 * (latency_seconds / 3))) || fail "$1: only $uploads uploads beside the writers"
 	fi
 	say "latency, $1: $(awk '{ printf "%s p50 %.2f p99 %.2f most %.2f ms, %d commits, %d busy; ", $1, $2 / 1e3, $3 / 1e3, $4 / 1e3, $5, $6 }' <<<"$figures")$uploads uploads, $((cpu * 100 / latency_seconds / $(getconf CLK_TCK))) % of a core"
 	awk -v u="$uploads" -v c="$cpu" '{ print $0, u, c }' <<<"$figures" >>"$dir/latency-$1"
@@ -90,12 +78,10 @@ latency_row() {
 
 bench_latency() {
 	local round side mode busy
-	get_gateway
 	build writers writers.c
 	mkdir "$dir/latency"
-	[[ ! -w /dev/shm ]] || latency_memory="$(mktemp -d /dev/shm/us-bench.XXXXXX)"
-	start_gateway "${latency_memory:-$dir/latency-gateway}" 19
-	"$dir/writers" "$dir/latency" 10 20 3 >/dev/null # makes them
+	start_gateway "$memory/latency" 19
+	"$dir/writers" "$dir/latency" 10 20 6 >/dev/null # makes them
 	for ((round = 1; round <= latency_rounds; round++)); do
 		say "latency, round $round/$latency_rounds"
 		for side in $( ((round % 2)) && echo none s3 none file || echo none file none s3); do
@@ -112,5 +98,5 @@ bench_latency() {
 		row "SQLITE_BUSY, to $side" "$busy" "$(awk '{ n += $6; c += $5 } END { print n " of " c + n }' "$dir/latency-none")" \
 			- 0 "$([[ ${busy%% *} == 0 ]] && echo met || echo MISSED)"
 	done
-	notes+=("latency: $latency_rounds rounds of $latency_seconds s; the S3 server at nice 19, its objects in memory; none has two runs a round")
+	note "latency: $latency_rounds rounds of $latency_seconds s; the S3 server at nice 19, its objects in memory; none has two runs a round"
 }

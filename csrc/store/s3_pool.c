@@ -60,7 +60,7 @@ struct us_s3_pool {
 	int asleep, stopping;
 	_Atomic uint32_t limit; /* control's, for us_s3_pool_limit */
 	/* ---- the thread's own */
-	CURLM *multi;
+	CURLM *multi;             /* NULL: to be made for the next transfer */
 	int64_t curl_deadline_ns; /* INT64_MAX: none */
 	int64_t stall_look_ns;
 	int64_t resume_ns; /* when the first put or upload that waits may go on; INT64_MAX: none */
@@ -228,6 +228,26 @@ static int on_timer(CURLM *multi, long timeout_ms, void *user)
 
 /* ---- slots */
 
+static int32_t open_multi(struct us_s3_pool *pool, struct us_error *err)
+{
+	long connections = (long)pool->store->concurrency + 8;
+	pool->multi = curl_multi_init();
+	int failed = !pool->multi;
+#define SET(option, value) failed |= curl_multi_setopt(pool->multi, option, value) != CURLM_OK
+	SET(CURLMOPT_SOCKETFUNCTION, on_socket); /* an error without a handle */
+	SET(CURLMOPT_SOCKETDATA, pool);
+	SET(CURLMOPT_TIMERFUNCTION, on_timer);
+	SET(CURLMOPT_TIMERDATA, pool);
+	SET(CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
+	SET(CURLMOPT_MAXCONNECTS, connections);
+#undef SET
+	if (failed) {
+		(void)curl_multi_cleanup(pool->multi); /* accepts NULL */
+		pool->multi = NULL;
+	}
+	return failed ? us_fail_nomem(err) : 0;
+}
+
 void us_s3_pool_put_ended(struct us_s3_store *store, struct us_put *put)
 {
 	struct us_s3_pool *pool = store->pool;
@@ -246,6 +266,9 @@ static void slot_begin(struct us_s3_pool *pool, struct us_s3_slot *slot,
 		       const struct us_s3_job *job)
 {
 	int32_t rc = us_s3_slot_begin(slot, job);
+	if (!rc && !pool->multi) {
+		rc = open_multi(pool, &slot->err);
+	}
 	if (!rc && curl_multi_add_handle(pool->multi, slot->transfer.easy)) {
 		rc = us_fail_nomem(&slot->err);
 	}
@@ -569,7 +592,7 @@ static int may_sleep(struct us_s3_pool *pool)
 /*
  * Lets curl act on FD. Where it is out of memory it leaves a hash table without slots with
  * the socket that it was about, and divides by their number at its next event (7.88.1,
- * singlesocket() in multi.c): all transfers end, and with them their connections.
+ * singlesocket() in multi.c): all transfers end, and the next one gets a new handle.
  */
 static void act(struct us_s3_pool *pool, curl_socket_t fd, int mask)
 {
@@ -582,6 +605,8 @@ static void act(struct us_s3_pool *pool, curl_socket_t fd, int mask)
 		struct us_s3_slot *slot = pool->busy[pool->busy_count - 1];
 		slot_end(pool, slot, us_fail_nomem(&slot->err));
 	}
+	(void)curl_multi_cleanup(pool->multi); /* closes its connections */
+	pool->multi = NULL;
 }
 
 static void wait_events(struct us_s3_pool *pool)
@@ -644,22 +669,6 @@ static void *pool_main(void *arg)
 }
 
 /* ---- opening and closing */
-
-static int32_t open_multi(struct us_s3_pool *pool, struct us_error *err)
-{
-	long connections = (long)pool->store->concurrency + 8;
-	pool->multi = curl_multi_init();
-	int failed = !pool->multi;
-#define SET(option, value) failed |= curl_multi_setopt(pool->multi, option, value) != CURLM_OK
-	SET(CURLMOPT_SOCKETFUNCTION, on_socket); /* an error without a handle */
-	SET(CURLMOPT_SOCKETDATA, pool);
-	SET(CURLMOPT_TIMERFUNCTION, on_timer);
-	SET(CURLMOPT_TIMERDATA, pool);
-	SET(CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
-	SET(CURLMOPT_MAXCONNECTS, connections);
-#undef SET
-	return failed ? us_fail_nomem(err) : 0;
-}
 
 static int32_t open_descriptors(struct us_s3_pool *pool, struct us_error *err)
 {

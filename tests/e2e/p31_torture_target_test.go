@@ -41,6 +41,13 @@ func (in *intake) put(key string, body []byte, at int64) {
 	}
 }
 
+// unread notes that an object came before the one of a time, which replaced it.
+func (in *intake) unread(key string, at int64) {
+	if slot, _, ok := in.split(key); ok {
+		in.shelf.unread(slot, at)
+	}
+}
+
 func (in *intake) remove(key string) {
 	if slot, name, ok := in.split(key); ok {
 		in.shelf.arrive(&arrival{slot: slot, name: name, at: time.Now().UnixNano(), removed: true})
@@ -169,12 +176,13 @@ type directory struct {
 	path   string
 	watch  *watcher
 	marks  atomic.Int64
-	missed atomic.Int64 // objects that were replaced before they could be read
+	missed atomic.Int64     // objects that were replaced before they could be read
+	read   map[string]int64 // by key: when what was read last had come
 }
 
 func watchTarget(t testing.TB, in *intake, path string) *directory {
 	t.Helper()
-	d := &directory{intake: in, t: t, path: path}
+	d := &directory{intake: in, t: t, path: path, read: map[string]int64{}}
 	dirs := []string{path}
 	for key := range in.slots {
 		dir := filepath.Join(path, key)
@@ -207,7 +215,15 @@ func (d *directory) see(dir, name string, mask uint32) {
 			d.missed.Add(1)
 			return
 		}
-		d.put(rel, body, st.Ctim.Nano())
+		at := st.Ctim.Nano()
+		if before := d.read[rel]; before == at {
+			// Read for the event before this one, of which the object was gone by then.
+			d.missed.Add(1)
+			d.unread(rel, at)
+			return
+		}
+		d.read[rel] = at
+		d.put(rel, body, at)
 	}
 }
 

@@ -2,7 +2,8 @@
 /*
  * One cycle. The walk runs on threads of its own and looks every database up in
  * the table: one hash of the name, one of the stats, no system call beyond the
- * walk's own. What differs becomes a job (pipeline.c). The caller's thread takes
+ * walk's own. What differs becomes a job (pipeline.c), unless its last upload is younger
+ * than min_interval: then it stays marked as changed, unread. The caller's thread takes
  * back what the store has finished and commits the records on the way. When the
  * walk is over and no job is left, the table is swept: sums for /stats, and what
  * has been gone for three clean walks is forgotten.
@@ -31,7 +32,7 @@ struct walk {
 	pthread_t thread;
 	uint32_t now_s;
 	struct us_walk_result result;
-	_Atomic uint64_t changed;
+	_Atomic uint64_t changed, waiting;
 	_Atomic uint32_t out_of_memory;
 	int32_t rc;
 	struct us_error err;
@@ -40,9 +41,16 @@ struct walk {
 
 /* ------------------------------------------------------------------ walking */
 
+/* What see() has found out about an entry that is not unchanged. */
+struct seen {
+	uint8_t racy_flags;
+	int was_unsynced;
+	int is_early; /* for an upload */
+};
+
 static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
 			 const struct us_walk_entry *entry, uint64_t path_hash,
-			 uint64_t fingerprint, uint8_t racy_flags, int was_unsynced)
+			 uint64_t fingerprint, const struct seen *seen)
 {
 	struct us_job *job = us_job_take(walk->us);
 	if (!job) {
@@ -53,8 +61,10 @@ static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
 	}
 	job->path_hash = path_hash;
 	job->fingerprint = fingerprint;
-	job->racy_flags = racy_flags;
-	job->was_unsynced = was_unsynced != 0;
+	job->racy_flags = seen->racy_flags;
+	job->was_unsynced = seen->was_unsynced != 0;
+	job->is_early = seen->is_early != 0;
+	job->stamp = walk->us->stamp;
 	job->inode = entry->db.inode;
 	job->floor_ns = walk->us->floor_ns;
 	(void)snprintf(job->rel, sizeof(job->rel), "%s%s%s", batch->dir, batch->dir_len ? "/" : "",
@@ -68,9 +78,17 @@ static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
 	return 0;
 }
 
+/* Whether min_interval keeps the database of RECORD from being uploaded in this cycle. Not
+ * after a failure. */
+static int is_early(const struct us *us, const struct us_record *record)
+{
+	return us->stamps_apart && !us->flushing && us_record_failed_cycles(record) == 0 &&
+	       us_stamp_is_early(us_table_stamp(us->table, record), us->stamp, us->stamps_apart);
+}
+
 /* What the record says of ENTRY. A US_SEEN_* or US_E_NOMEM. */
 static int see(struct walk *walk, const struct us_walk_entry *entry, uint64_t path_hash,
-	       uint64_t fingerprint, uint8_t *ret_racy_flags, int *ret_was_unsynced)
+	       uint64_t fingerprint, struct seen *ret)
 {
 	struct us *us = walk->us;
 	struct us_record *record = us_table_acquire(us->table, path_hash, 1);
@@ -87,11 +105,12 @@ static int see(struct walk *walk, const struct us_walk_entry *entry, uint64_t pa
 		return US_SEEN_UNCHANGED; /* a name that a changing directory gave twice */
 	}
 	record->generation = us->generation;
-	*ret_was_unsynced = (record->flags & US_RECORD_UNSYNCED) != 0;
+	ret->was_unsynced = (record->flags & US_RECORD_UNSYNCED) != 0;
 	int seen = us_record_see(record, fingerprint, walk->now_s);
 	if (seen != US_SEEN_UNCHANGED) {
 		uint8_t before = seen == US_SEEN_RACY ? record->flags : 0;
-		*ret_racy_flags = us_racy_flags(&entry->db, &entry->wal, entry->clock_ns, before);
+		ret->racy_flags = us_racy_flags(&entry->db, &entry->wal, entry->clock_ns, before);
+		ret->is_early = is_early(us, record);
 	}
 	us_table_release(us->table, path_hash);
 	return seen;
@@ -106,6 +125,15 @@ static void tell_large(struct us *us, const struct us_walk_batch *batch,
 	us_large_tell(us, path_hash, rel);
 }
 
+/* Leaves a changed database to a later cycle. */
+static void wait_for_interval(struct walk *walk, uint64_t path_hash, int was_unsynced)
+{
+	walk->waiting++;
+	if (!was_unsynced) {
+		us_mark_dirty(walk->us, path_hash, 0); /* since when holds through a restart */
+	}
+}
+
 static int32_t on_batch(void *arg, uint32_t thread, const struct us_walk_batch *batch)
 {
 	struct walk *walk = arg;
@@ -118,19 +146,21 @@ static int32_t on_batch(void *arg, uint32_t thread, const struct us_walk_batch *
 		const struct us_walk_entry *entry = &batch->entries[i];
 		uint64_t path_hash = us_path_hash_name(&dir_key, entry->name, entry->name_len);
 		uint64_t fingerprint = us_fingerprint(key, &entry->db, &entry->wal);
-		uint8_t racy_flags = 0;
-		int was_unsynced = 0;
-		int seen = see(walk, entry, path_hash, fingerprint, &racy_flags, &was_unsynced);
+		struct seen details = { 0 };
+		int seen = see(walk, entry, path_hash, fingerprint, &details);
 		if (seen == US_SEEN_UNCHANGED) {
 			continue;
 		}
 		changed += seen == US_SEEN_CHANGED;
+		if (seen == US_SEEN_CHANGED && details.is_early) {
+			wait_for_interval(walk, path_hash, details.was_unsynced);
+			continue;
+		}
 		if (us->large_live > 0 && us_large_is_live(us, path_hash)) {
 			tell_large(us, batch, entry, path_hash);
 			continue;
 		}
-		if (seen < 0 || start_job(walk, batch, entry, path_hash, fingerprint, racy_flags,
-					  was_unsynced)) {
+		if (seen < 0 || start_job(walk, batch, entry, path_hash, fingerprint, &details)) {
 			return US_E_CANCELED;
 		}
 	}
@@ -355,6 +385,7 @@ static void begin(struct us *us, int prefix_fd)
 {
 	us->prefix_fd = prefix_fd;
 	us->generation++;
+	us->stamp = us_stamp(us_clock_boot_ns());
 	us->floor_ns = us->high_water_ns;
 	us_report_begin(us->report);
 	warn_of_clock(us);
@@ -389,6 +420,9 @@ static int32_t finish(struct us *us, struct walk *walk, int64_t start_wall_ns, s
 	us->now.interrupted = interrupted != 0;
 	us->now.databases = walk->result.database_count;
 	us->now.changed = walk->changed;
+	(void)pthread_mutex_lock(&us->mutex); /* a large one may be found to wait now */
+	us->now.waiting += walk->waiting;
+	(void)pthread_mutex_unlock(&us->mutex);
 	us->now.gone = sums.gone;
 	us->now.walk_failures = walk->result.failure_count;
 	us->now.cycle_seconds = (double)(us_clock_mono_ns() - walk->start_ns) / (double)US_NS_PER_S;

@@ -63,6 +63,7 @@ type UltraSimpleReplicator struct {
 
 	cycleMu      sync.Mutex // held during a cycle; guards what follows
 	cost         costWindow
+	cycleStart   time.Time // of the last one
 	overruns     uint64
 	cyclesFailed uint64
 	sawNothing   bool // the last cycle found no database
@@ -131,7 +132,7 @@ func newReplicator(ctx context.Context, cfg *Config, version string, core engine
 		started: now,
 		parent:  ctx,
 		closed:  make(chan struct{}),
-		cost:    costWindow{start: now},
+		cost:    newCostWindow(now, cfg),
 	}
 	r.ctx, r.stop = context.WithCancel(ctx)
 	// A cycle under way when the parent ends is finished early, not cut off.
@@ -283,6 +284,7 @@ func (r *UltraSimpleReplicator) cycle(ctx context.Context) (cycleResult, error) 
 		r.creds.refresh(ctx)
 	}
 	endWatch := r.watch(ctx)
+	r.cycleStart = time.Now()
 	result, err := r.core.cycle()
 	endWatch()
 	r.logEvents()
@@ -345,8 +347,9 @@ func (r *UltraSimpleReplicator) publish(cycleErr error) {
 			r.creds.heed(f.message)
 		}
 	}
-	now := time.Now()
-	r.cost.add(now, stats.calls)
+	if stats.cycles > 0 {
+		r.cost.add(r.cycleStart, stats)
+	}
 	s := &snapshot{
 		coreStats:     stats,
 		failures:      failures,
@@ -361,7 +364,7 @@ func (r *UltraSimpleReplicator) publish(cycleErr error) {
 		s.cycleError = cycleErr.Error()
 	}
 	if r.cfg.S3 != nil {
-		s.costUSDPerDay = r.cost.lastDay(now).usd()
+		s.costUSDPerDay, s.putsPerDay = r.cost.usdPerDay(), r.cost.putsPerDay()
 		s.sweepCostUSD = stats.sweep.calls.usd()
 	}
 	r.snapshot.Store(s)

@@ -27,6 +27,7 @@ const (
 
 	MinSyncInterval         = time.Second
 	MaxSyncInterval         = 10 * 365 * 24 * time.Hour
+	MaxMinInterval          = 365 * 24 * time.Hour
 	MaxSnapshotWindow       = 10 * 365 * 24 * time.Hour
 	MinMemoryLimit          = 16 * 1000 * 1000
 	MaxMaxConcurrentUploads = 1000
@@ -119,7 +120,7 @@ func ParseConfig(yamlText []byte, globals Globals) (*Config, error) {
 		SyncInterval:       s.duration("sync_interval", DefaultSyncInterval, MinSyncInterval, MaxSyncInterval),
 		SnapshotWindow:     s.duration("snapshot_window", DefaultSnapshotWindow, 0, MaxSnapshotWindow),
 		Retention:          s.duration("retention", DefaultRetention, 0, math.MaxInt64),
-		MinInterval:        s.duration("min_interval", 0, 0, MaxSyncInterval),
+		MinInterval:        s.duration("min_interval", 0, 0, MaxMinInterval),
 		Format:             s.string("format", DefaultFormat),
 		StateDir:           s.directory("state_dir"),
 		MemoryLimit:        s.size("memory_limit", DefaultMemoryLimit, MinMemoryLimit),

@@ -79,7 +79,7 @@ func checkConfigError(t *testing.T, text []byte, config *Config, err error) {
 func checkConfig(t *testing.T, config *Config) {
 	if config.SyncInterval < MinSyncInterval || config.SyncInterval > MaxSyncInterval ||
 		config.SnapshotWindow < 0 || config.SnapshotWindow > MaxSnapshotWindow || config.SnapshotWindow%time.Second != 0 ||
-		config.Retention < 0 || config.MemoryLimit < MinMemoryLimit || config.Format != DefaultFormat ||
+		config.MinInterval < 0 || config.MinInterval > MaxMinInterval || config.Retention < 0 || config.MemoryLimit < MinMemoryLimit || config.Format != DefaultFormat ||
 		!strings.HasPrefix(config.DiscoveryPattern, "/") || (config.S3 == nil) == (config.File == nil) {
 		t.Fatalf("out of limits: %+v", config)
 	}
@@ -111,7 +111,7 @@ func writtenConfig(config *Config) map[string]any {
 		"discovery_pattern": config.DiscoveryPattern, "sync_interval": config.SyncInterval.String(),
 		"snapshot_window": config.SnapshotWindow.String(), "retention": config.Retention.String(),
 		"format": config.Format, "state_dir": config.StateDir, "memory_limit": config.MemoryLimit,
-		"allow_any_filesystem": config.AllowAnyFilesystem,
+		"allow_any_filesystem": config.AllowAnyFilesystem, "min_interval": config.MinInterval.String(),
 	}
 	if s3 := config.S3; s3 != nil {
 		section["s3"] = map[string]any{

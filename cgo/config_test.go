@@ -65,6 +65,7 @@ multi-db:
   sync-interval: 1m30s
   snapshot-window: 0s
   retention: 0
+  min-interval: 30m
   format: lz4
   state-dir: /var/lib/multidb/
   memory-limit: 64MiB
@@ -85,6 +86,7 @@ multi-db:
 	want := Config{
 		DiscoveryPattern:   "/data/{project}/*.db",
 		SyncInterval:       90 * time.Second,
+		MinInterval:        30 * time.Minute,
 		Format:             "lz4",
 		StateDir:           "/var/lib/multidb",
 		MemoryLimit:        64 << 20,
@@ -252,6 +254,8 @@ func TestParseConfig_Errors(t *testing.T) {
 		{"IntervalShort", top("sync_interval: 500ms"), "multi_db.sync_interval: 500ms is too short; use 1s or more"},
 		{"IntervalZero", top("sync_interval: 0s"), "multi_db.sync_interval: 0s is too short; use 1s or more"},
 		{"IntervalWord", top("sync_interval: often"), `multi_db.sync_interval: "often" is no duration; use numbers with units, as in "30s"`},
+		{"MinIntervalLong", top("min_interval: 8761h"), "multi_db.min_interval: 8761h is out of range; use 0s to 8760h"},
+		{"MinIntervalNegative", top("min_interval: -1s"), "multi_db.min_interval: -1s is out of range; use 0s to 8760h"},
 		{"IntervalMap", top("sync_interval: {s: 30}"), "multi_db.sync_interval: a section where one value is expected"},
 		{"WindowDays", top("snapshot_window: 1d"), `multi_db.snapshot_window: "1d" is no duration; use "24h"`},
 		{"WindowNegative", top("snapshot_window: -1h"), "multi_db.snapshot_window: -1h is out of range; use 0s to 87600h"},

@@ -45,6 +45,8 @@ package multidb
 #cgo nocallback us_release
 #cgo noescape us_carry
 #cgo nocallback us_carry
+#cgo noescape us_flush
+#cgo nocallback us_flush
 #cgo noescape us_task_start
 #cgo nocallback us_task_start
 #cgo noescape us_task_next
@@ -258,6 +260,13 @@ func (c *core) carry(on bool) {
 	}
 }
 
+func (c *core) flush() {
+	if c.begin() == nil {
+		defer c.end()
+		C.us_flush(c.ptr)
+	}
+}
+
 func (c *core) cycle() (cycleResult, error) {
 	if err := c.begin(); err != nil {
 		return cycleResult{}, err
@@ -281,6 +290,7 @@ func (c *core) cycle() (cycleResult, error) {
 		walkFailures:  uint64(r.walk_failures),
 		bytesUploaded: uint64(r.bytes_uploaded),
 		gone:          uint64(r.gone),
+		waiting:       uint64(r.waiting),
 		scanSeconds:   float64(r.scan_seconds),
 		cycleSeconds:  float64(r.cycle_seconds),
 	}, nil

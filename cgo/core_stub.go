@@ -29,6 +29,7 @@ func (*core) exclude(string) error                          { return errNoCore }
 func (*core) acquire(bool, time.Duration) error             { return errNoCore }
 func (*core) release(time.Duration) error                   { return errNoCore }
 func (*core) carry(bool)                                    {}
+func (*core) flush()                                        {}
 func (*core) sweep()                                        {}
 func (*core) finish()                                       {}
 func (*core) cancel()                                       {}

@@ -21,6 +21,8 @@ type engine interface {
 	sweep()
 	// carry: cycles do not wait for large databases, which go on beside later ones.
 	carry(on bool)
+	// flush: from now on no database waits for min_interval.
+	flush()
 	finish()
 	cancel()
 	close()
@@ -32,6 +34,7 @@ type cycleResult struct {
 	databases, changed        uint64
 	uploaded, unchanged       uint64
 	failed, walkFailures      uint64
+	waiting                   uint64 // for min_interval
 	bytesUploaded, gone       uint64
 	scanSeconds, cycleSeconds float64
 }

@@ -31,6 +31,7 @@ type fakeEngine struct {
 	acquireErr         error
 	takeover, released bool
 	carries            []bool
+	flushed            []int // how many cycles had begun before
 }
 
 func newFakeEngine() *fakeEngine {
@@ -134,6 +135,12 @@ func (f *fakeEngine) carry(on bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.carries = append(f.carries, on)
+}
+
+func (f *fakeEngine) flush() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.flushed = append(f.flushed, len(f.starts))
 }
 
 func (f *fakeEngine) sweep() {

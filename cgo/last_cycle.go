@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// lastCycleFile is in the state directory: what `replicate` leaves for `status`.
+// lastCycleFile is in the state directory: what `replicate` leaves for `status` and `plan`.
 const lastCycleFile = "last-cycle.json"
 
 // lastCycle is what a completed cycle did, and where it spent its time.
@@ -19,11 +19,12 @@ type lastCycle struct {
 	CycleSeconds  float64      `json:"cycle_seconds"`
 	StageSeconds  stageSeconds `json:"stage_seconds"`
 	CostUSDPerDay float64      `json:"cost_usd_per_day"`
+	PutsPerDay    float64      `json:"puts_per_day"`
 }
 
 func newLastCycle(s *snapshot) lastCycle {
 	return lastCycle{
-		LastScan:      s.lastScan.UTC().Format(time.RFC3339Nano),
+		LastScan:      *formatTime(s.lastScan),
 		Databases:     s.databases,
 		Changed:       s.changedLastCycle,
 		Unsynced:      s.unsynced,
@@ -31,6 +32,7 @@ func newLastCycle(s *snapshot) lastCycle {
 		CycleSeconds:  s.cycleSeconds,
 		StageSeconds:  s.stages,
 		CostUSDPerDay: s.costUSDPerDay,
+		PutsPerDay:    s.putsPerDay,
 	}
 }
 

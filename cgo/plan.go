@@ -14,7 +14,9 @@ const planSamples = 10
 
 const planHelp = `walks the files that the discovery pattern matches and
 shows what would be backed up: how many databases, the key that each of a few
-of them gets, names that give no legal key, and what the requests would cost.
+of them gets, names that give no legal key, and what the requests would cost:
+the first sync, a day on which some of the databases change all the time, and a
+day at the present rate of change, if replicate has run with this state_dir.
 Nothing is read from databases, written, or sent to the target.
 
 It exits with 1 if nothing matches, or if a file could not be looked at or has a
@@ -45,9 +47,18 @@ type planSample struct {
 
 // costEstimate is in US dollars at the list prices of S3 in us-east-1.
 type costEstimate struct {
-	FirstSyncPuts         uint64  `json:"first_sync_puts"`
-	FirstSyncUSD          float64 `json:"first_sync_usd"`
-	USDPerThousandUploads float64 `json:"usd_per_thousand_uploads"`
+	FirstSyncPuts         uint64       `json:"first_sync_puts"`
+	FirstSyncUSD          float64      `json:"first_sync_usd"`
+	USDPerThousandUploads float64      `json:"usd_per_thousand_uploads"`
+	IfChanging            []changeCost `json:"if_changing"` // all the time
+	Present               *presentCost `json:"present"`     // null: not known
+}
+
+// presentCost is what replicate has found after its last cycle.
+type presentCost struct {
+	Time       string  `json:"time"` // of that
+	PutsPerDay float64 `json:"puts_per_day"`
+	USDPerDay  float64 `json:"usd_per_day"`
 }
 
 func runPlan(ctx context.Context, req *request) error {
@@ -95,9 +106,32 @@ func newPlanOutput(cfg *Config, p planResult) planOutput {
 			FirstSyncPuts:         puts,
 			FirstSyncUSD:          apiCalls{put: puts}.usd(),
 			USDPerThousandUploads: apiCalls{put: 1000}.usd(),
+			IfChanging:            changeCosts(cfg, puts),
+			Present:               readPresentCost(cfg),
 		}
 	}
 	return output
+}
+
+// changeCosts is for 1 %, 10 % and all of the databases, each number once.
+func changeCosts(cfg *Config, databases uint64) []changeCost {
+	costs := make([]changeCost, 0, 3)
+	for _, fraction := range []uint64{100, 10, 1} {
+		changing := (databases + fraction - 1) / fraction
+		if n := len(costs); changing > 0 && (n == 0 || changing > costs[n-1].Changing) {
+			costs = append(costs, newChangeCost(cfg, changing))
+		}
+	}
+	return costs
+}
+
+// readPresentCost returns nil where replicate has left nothing that can be used.
+func readPresentCost(cfg *Config) *presentCost {
+	last := readLastCycle(cfg)
+	if last == nil {
+		return nil
+	}
+	return &presentCost{last.LastScan, last.PutsPerDay, last.CostUSDPerDay}
 }
 
 func printPlan(out io.Writer, p planOutput) error {
@@ -111,7 +145,13 @@ func printPlan(out io.Writer, p planOutput) error {
 	fmt.Fprintf(w, "walk failures\t%d\n", p.WalkFailures)
 	if p.Cost != nil {
 		fmt.Fprintf(w, "first sync\t%d PUT = $%.2f\n", p.Cost.FirstSyncPuts, p.Cost.FirstSyncUSD)
-		fmt.Fprintf(w, "afterwards\teach 1,000 databases changed in a cycle cost $%.3f\n", p.Cost.USDPerThousandUploads)
+		fmt.Fprintf(w, "afterwards\teach 1,000 uploads cost $%.3f\n", p.Cost.USDPerThousandUploads)
+		for _, c := range p.Cost.IfChanging {
+			fmt.Fprintf(w, "if %d change all the time\t%d PUT = $%.2f a day\n", c.Changing, c.PutsPerDay, c.USDPerDay)
+		}
+		if c := p.Cost.Present; c != nil {
+			fmt.Fprintf(w, "at the present rate\t%.0f PUT, with everything else $%.2f a day (as of %s)\n", c.PutsPerDay, c.USDPerDay, c.Time)
+		}
 	}
 	printSamples(w, p.Samples)
 	return w.Flush()

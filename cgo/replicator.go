@@ -63,6 +63,7 @@ type UltraSimpleReplicator struct {
 
 	cycleMu      sync.Mutex // held during a cycle; guards what follows
 	cost         costWindow
+	cycleStart   time.Time // of the last one
 	overruns     uint64
 	cyclesFailed uint64
 	sawNothing   bool // the last cycle found no database
@@ -131,7 +132,7 @@ func newReplicator(ctx context.Context, cfg *Config, version string, core engine
 		started: now,
 		parent:  ctx,
 		closed:  make(chan struct{}),
-		cost:    costWindow{start: now},
+		cost:    newCostWindow(now, cfg),
 	}
 	r.ctx, r.stop = context.WithCancel(ctx)
 	// A cycle under way when the parent ends is finished early, not cut off.
@@ -200,7 +201,7 @@ func (r *UltraSimpleReplicator) loop() {
 }
 
 // Once runs one cycle. It fails if anything that the pattern matches could not be
-// backed up. When ctx is done the cycle is cut off.
+// backed up; what waits for min_interval is left to a later one. When ctx is done the cycle is cut off.
 func (r *UltraSimpleReplicator) Once(ctx context.Context) error {
 	r.mu.Lock()
 	if r.closing {
@@ -220,6 +221,9 @@ func (r *UltraSimpleReplicator) Once(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("multi_db: %w", err)
 	}
+	if result.waiting > 0 {
+		r.log.Info("changed databases wait for min_interval", "databases", result.waiting)
+	}
 	return r.resultError(result)
 }
 
@@ -228,7 +232,7 @@ func (r *UltraSimpleReplicator) Once(ctx context.Context) error {
 // change within the second of the last upload is taken up in another cycle.
 func (r *UltraSimpleReplicator) settle(ctx context.Context, stop <-chan struct{}) (cycleResult, error) {
 	result, err := r.cycle(ctx)
-	if s := r.snapshot.Load(); err != nil || result.interrupted || s.unsynced <= result.failed {
+	if s := r.snapshot.Load(); err != nil || result.interrupted || s.unsynced <= result.failed+result.waiting {
 		return result, err
 	}
 	nextSecond := time.Now().Truncate(time.Second).Add(time.Second + time.Millisecond)
@@ -248,8 +252,8 @@ func (r *UltraSimpleReplicator) resultError(result cycleResult) error {
 	if result.failed > 0 {
 		faults = append(faults, fmt.Sprintf("%d of %d databases could not be backed up", result.failed, result.databases))
 	}
-	if s := r.snapshot.Load(); !result.interrupted && s.unsynced > result.failed {
-		faults = append(faults, fmt.Sprintf("%d of %d databases are not backed up yet", s.unsynced-result.failed, result.databases))
+	if s := r.snapshot.Load(); !result.interrupted && s.unsynced > result.failed+result.waiting {
+		faults = append(faults, fmt.Sprintf("%d of %d databases are not backed up yet", s.unsynced-result.failed-result.waiting, result.databases))
 	}
 	if result.walkFailures > 0 {
 		faults = append(faults, walkFailuresText(result.walkFailures))
@@ -280,6 +284,7 @@ func (r *UltraSimpleReplicator) cycle(ctx context.Context) (cycleResult, error) 
 		r.creds.refresh(ctx)
 	}
 	endWatch := r.watch(ctx)
+	r.cycleStart = time.Now()
 	result, err := r.core.cycle()
 	endWatch()
 	r.logEvents()
@@ -342,8 +347,9 @@ func (r *UltraSimpleReplicator) publish(cycleErr error) {
 			r.creds.heed(f.message)
 		}
 	}
-	now := time.Now()
-	r.cost.add(now, stats.calls)
+	if stats.cycles > 0 {
+		r.cost.add(r.cycleStart, stats)
+	}
 	s := &snapshot{
 		coreStats:     stats,
 		failures:      failures,
@@ -358,11 +364,11 @@ func (r *UltraSimpleReplicator) publish(cycleErr error) {
 		s.cycleError = cycleErr.Error()
 	}
 	if r.cfg.S3 != nil {
-		s.costUSDPerDay = r.cost.lastDay(now).usd()
+		s.costUSDPerDay, s.putsPerDay = r.cost.usdPerDay(), r.cost.putsPerDay()
 		s.sweepCostUSD = stats.sweep.calls.usd()
 	}
 	r.snapshot.Store(s)
-	if cycleErr == nil {
+	if cycleErr == nil && stats.cycles > 0 {
 		// A warning each cycle would say less than what else fails in a state
 		// directory that cannot be written.
 		_ = writeReport(r.cfg, lastCycleFile, newLastCycle(s))
@@ -414,6 +420,7 @@ func (r *UltraSimpleReplicator) logCycle(result cycleResult, err error) {
 		"uploaded", result.uploaded,
 		"unchanged", result.unchanged,
 		"failed", result.failed,
+		"waiting", result.waiting,
 		"walk-failures", result.walkFailures,
 		"gone", result.gone,
 		"bytes", result.bytesUploaded,
@@ -551,10 +558,12 @@ func (r *UltraSimpleReplicator) finish(ctx context.Context) bool {
 	}
 }
 
-// lastCycle uploads what has changed since the last cycle, while there is time.
+// lastCycle uploads what has changed since the last cycle, and what waits for
+// min_interval, while there is time.
 func (r *UltraSimpleReplicator) lastCycle(ctx context.Context, timeout time.Duration) error {
 	defer context.AfterFunc(ctx, r.core.cancel)()
 
+	r.core.flush()
 	_, err := r.settle(ctx, nil)
 	if errors.Is(err, ErrCanceled) {
 		r.log.Warn("last cycle was cut off, the next start continues it", "shutdown-sync-timeout", timeout)

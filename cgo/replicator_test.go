@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -165,6 +166,9 @@ func TestReplicator_Close(t *testing.T) {
 			if !f.isClosed() {
 				t.Fatal("core not closed")
 			}
+			if !slices.Equal(f.flushed, []int{1}) {
+				t.Fatalf("flushed after %v cycles, want before the last one", f.flushed)
+			}
 		})
 	})
 
@@ -195,6 +199,9 @@ func TestReplicator_Close(t *testing.T) {
 			wantStarts(t, f, 0)
 			if !f.released {
 				t.Fatal("the target was not given back")
+			}
+			if f.flushed != nil {
+				t.Fatal("flushed without a last cycle")
 			}
 		})
 	})
@@ -412,6 +419,38 @@ func TestReplicator_Once(t *testing.T) {
 			}
 		})
 	})
+}
+
+// What waits for min_interval is no failure, and no reason for another cycle.
+func TestReplicator_OnceWaiting(t *testing.T) {
+	for _, tt := range []struct {
+		unsynced, failed uint64
+		cycles           int
+		want             string
+	}{
+		{unsynced: 3, cycles: 1},
+		{unsynced: 4, failed: 1, cycles: 1, want: "1 of 5 databases could not be backed up"},
+		{unsynced: 4, cycles: 2, want: "1 of 5 databases are not backed up yet"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFakeEngine()
+			f.run = func(int, <-chan struct{}, <-chan struct{}) (cycleResult, error) {
+				return cycleResult{databases: 5, waiting: 3, failed: tt.failed}, nil
+			}
+			f.st.unsynced = tt.unsynced
+			r := newFakeReplicator(t.Context(), f)
+			err := r.Once(t.Context())
+			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("err=%v, want %q", err, tt.want)
+			}
+			if err := r.Close(t.Context(), time.Minute); err != nil {
+				t.Error(err)
+			}
+			if f.cycles() != tt.cycles || f.flushed != nil {
+				t.Errorf("%d cycles, flushed after %v", f.cycles(), f.flushed)
+			}
+		})
+	}
 }
 
 // A sweep that is due is waited for, as the process ends with the cycle.

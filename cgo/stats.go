@@ -10,59 +10,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// List prices of S3 Standard in us-east-1, US dollars per request. DELETE is free.
-const (
-	usdPerPut  = 0.005 / 1000
-	usdPerList = 0.005 / 1000
-	usdPerGet  = 0.0004 / 1000
-)
-
-// usd is what the calls cost at list prices.
-func (c apiCalls) usd() float64 {
-	return float64(c.put)*usdPerPut + float64(c.list)*usdPerList + float64(c.get)*usdPerGet
-}
-
-// costHours is the length of the window that the cost per day is taken from.
-const costHours = 24
-
-// costWindow remembers the calls of the last 24 hours, by hours since the start.
-// Nothing is extrapolated: before 24 hours are over it holds what was called so far.
-type costWindow struct {
-	start time.Time
-	total apiCalls // as of the last add
-	hours [costHours]struct {
-		hour  int64
-		calls apiCalls
-	}
-}
-
-// add books what was called since the last add, of which TOTAL is the new sum.
-func (w *costWindow) add(now time.Time, total apiCalls) {
-	hour := w.hour(now)
-	slot := &w.hours[hour%costHours]
-	if slot.hour != hour {
-		slot.hour, slot.calls = hour, apiCalls{}
-	}
-	slot.calls = slot.calls.add(total.sub(w.total))
-	w.total = total
-}
-
-// lastDay sums the current hour and the 23 before it.
-func (w *costWindow) lastDay(now time.Time) apiCalls {
-	var sum apiCalls
-	hour := w.hour(now)
-	for i := range w.hours {
-		if slot := &w.hours[i]; slot.hour > hour-costHours {
-			sum = sum.add(slot.calls)
-		}
-	}
-	return sum
-}
-
-func (w *costWindow) hour(now time.Time) int64 {
-	return int64(max(now.Sub(w.start), 0) / time.Hour)
-}
-
 // snapshot is the state after a completed cycle. It is never changed once it is
 // published, so answering from it needs no lock and does not wait for the core.
 type snapshot struct {
@@ -72,6 +19,7 @@ type snapshot struct {
 	cyclesFailed  uint64 // cycles that ended without a result; the rest is older then
 	cycleError    string // why the last one did, "" if it did not
 	costUSDPerDay float64
+	putsPerDay    float64 // extrapolated
 	sweepCostUSD  float64
 	lastVerify    *lastVerify // nil: none is known
 	target        string
@@ -123,6 +71,7 @@ type statsResponse struct {
 	CycleError              string            `json:"cycle_error"`
 	APICalls                apiCallsResponse  `json:"api_calls"`
 	CostUSDPerDay           float64           `json:"cost_usd_per_day"`
+	PutsPerDay              float64           `json:"puts_per_day"`
 	LastSweep               *string           `json:"last_sweep"`
 	Sweep                   sweepResponse     `json:"sweep"`
 	ObjectsDeleted          uint64            `json:"objects_deleted"`
@@ -204,6 +153,7 @@ func (s *snapshot) response(now time.Time) statsResponse {
 		CycleError:              s.cycleError,
 		APICalls:                apiCallsResponse{s.calls.put, s.calls.get, s.calls.list, s.calls.delete},
 		CostUSDPerDay:           s.costUSDPerDay,
+		PutsPerDay:              s.putsPerDay,
 		LastSweep:               formatTime(s.lastSweep),
 		Sweep: sweepResponse{
 			Objects: s.sweep.objects,
@@ -409,8 +359,10 @@ var metrics = []metric{
 		func(s *snapshot) float64 { return s.scanSeconds }),
 	gauge("cycle_seconds", "Duration of the last cycle, in seconds",
 		func(s *snapshot) float64 { return s.cycleSeconds }),
-	gauge("cost_usd_per_day", "Cost of the requests of the last 24 hours at the list prices of S3, in US dollars",
+	gauge("cost_usd_per_day", "What the present rate of change costs a day at the list prices of S3, in US dollars",
 		func(s *snapshot) float64 { return s.costUSDPerDay }),
+	gauge("puts_per_day", "Number of uploads a day at the present rate of change, first backups left out",
+		func(s *snapshot) float64 { return s.putsPerDay }),
 	gauge("sweep_objects", "Number of objects that the last sweep left in the target",
 		func(s *snapshot) float64 { return float64(s.sweep.objects) }),
 	gauge("sweep_bytes", "Number of bytes that the last sweep left in the target",

@@ -38,7 +38,7 @@ var statsFields = []string{
 	"databases", "changed_last_cycle", "uploads_success", "uploads_failed", "bytes_uploaded", "last_scan",
 	"cycles", "unsynced", "oldest_unsynced_seconds", "uploads_skipped_unchanged", "databases_failed",
 	"databases_empty", "not_databases", "databases_gone", "scan_seconds", "cycle_seconds", "stage_seconds", "cycle_overruns",
-	"api_calls", "cost_usd_per_day", "failures", "target", "version", "uptime_seconds", "walk_failures",
+	"api_calls", "cost_usd_per_day", "puts_per_day", "failures", "target", "version", "uptime_seconds", "walk_failures",
 	"target_unreachable", "owner", "cycles_failed", "cycle_error", "last_sweep", "sweep", "objects_deleted",
 	"databases_reconciled", "uploads_aborted", "last_verify",
 }
@@ -215,7 +215,7 @@ func TestMetrics(t *testing.T) {
 		"not_databases": 11, "databases_gone": 12, "walk_failures": 13, "scan_seconds": 14, "cycle_seconds": 15,
 		"api_calls,operation=PUT": 16, "api_calls,operation=GET": 17, "api_calls,operation=LIST": 18,
 		"api_calls,operation=DELETE": 19, "target_unreachable": 1, "owner": 1, "cycles": 1, "cycles_failed": 0,
-		"cycle_overruns": 0, "cost_usd_per_day": 0, "last_sweep_timestamp_seconds": 1700000000,
+		"cycle_overruns": 0, "cost_usd_per_day": 0, "puts_per_day": 0, "last_sweep_timestamp_seconds": 1700000000,
 		"objects_deleted": 20, "databases_reconciled": 21, "uploads_aborted": 22, "sweep_objects": 23, "sweep_bytes": 24,
 		"sweep_list": 25, "sweep_delete": 26, "sweep_seconds": 27, "sweep_failed": 1, "sweep_cost_usd": 0,
 		"stage_seconds,stage=walk": 28, "stage_seconds,stage=track": 29, "stage_seconds,stage=read": 30,
@@ -291,42 +291,29 @@ func TestStats_SweepAndVerify(t *testing.T) {
 	}
 }
 
-func TestCostWindow(t *testing.T) {
-	start := time.Now()
-	w := costWindow{start: start}
-	usd := func(hours float64, total apiCalls) float64 {
-		now := start.Add(time.Duration(hours * float64(time.Hour)))
-		w.add(now, total)
-		return w.lastDay(now).usd()
-	}
-	check := func(got, want float64) {
-		t.Helper()
-		if math.Abs(got-want) > 1e-9 {
-			t.Fatalf("got $%v, want $%v", got, want)
-		}
-	}
-	check(usd(0, apiCalls{}), 0)
-	check(usd(0.1, apiCalls{put: 1000}), 0.005) // not extrapolated
-	check(usd(0.2, apiCalls{put: 1000, get: 10000, list: 2000, delete: 5000}), 0.005+0.004+0.01)
-	check(usd(1, apiCalls{put: 3000, get: 10000, list: 2000, delete: 5000}), 0.019+0.01)
-	check(usd(23.9, apiCalls{put: 3000, get: 10000, list: 2000, delete: 5000}), 0.029)
-	check(usd(24.1, apiCalls{put: 3000, get: 10000, list: 2000, delete: 5000}), 0.01) // hour 0 is over
-	check(usd(25.1, apiCalls{put: 4000, get: 10000, list: 2000, delete: 5000}), 0.005)
-	check(usd(100, apiCalls{put: 4000, get: 10000, list: 2000, delete: 5000}), 0)
-}
-
 func TestStats_CostOfS3(t *testing.T) {
 	cfg := &Config{SyncInterval: time.Second, S3: &S3Config{Bucket: "b", AccessKeyID: "a", SecretAccessKey: "s"}}
 	f := newFakeEngine()
 	f.run = func(int, <-chan struct{}, <-chan struct{}) (cycleResult, error) {
+		f.mu.Lock()
+		f.st.uploadsFirst = 1000
+		f.mu.Unlock()
 		return cycleResult{databases: 1000, uploaded: 1000}, nil
 	}
 	r := newReplicator(t.Context(), cfg, "v1", f)
-	if err := r.Once(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if got := r.snapshot.Load().costUSDPerDay; math.Abs(got-0.005) > 1e-9 {
-		t.Fatalf("cost=%v", got)
+	r.RegisterHTTP()
+	for _, want := range []float64{0.005, 0.005 + 1000*86400*0.000005} {
+		if err := r.Once(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		// Another cycle at once is less than an interval away: the window is one interval.
+		stats := decodeStats(t)
+		if got := stats["cost_usd_per_day"].(float64); math.Abs(got-want) > 1e-9 {
+			t.Fatalf("cost=%v, want %v", got, want)
+		}
+		if got := stats["puts_per_day"].(float64); math.Abs(got*0.000005+0.005-want) > 1e-9 {
+			t.Fatalf("puts=%v", got)
+		}
 	}
 	if err := r.Close(t.Context(), 0); err != nil {
 		t.Fatal(err)

@@ -26,6 +26,7 @@
 #define MEMORY_LIMIT_DEFAULT UINT64_C(256000000)
 #define CONCURRENCY_MOST 1000
 #define BANDWIDTH_LEAST 1000
+#define MIN_INTERVAL_MOST_MS (UINT64_C(365) * 86400 * 1000)
 /* A directory takes objects in batches: enough of them for two. */
 #define FILE_JOBS 2048
 #define DESCRIPTORS_SPARE 64
@@ -114,6 +115,11 @@ static int32_t check_numbers(const struct us_options *o, struct us_error *err)
 			       "max_upload_bandwidth: %llu bytes a second is too little; use at "
 			       "least 1KB, or 0 for no limit",
 			       (unsigned long long)o->max_upload_bandwidth);
+	}
+	if (o->min_interval_ms > MIN_INTERVAL_MOST_MS) {
+		return us_fail(err, US_E_CONFIG,
+			       "min_interval: %llu ms is too long; use at most 8760h",
+			       (unsigned long long)o->min_interval_ms);
 	}
 	return 0;
 }
@@ -601,6 +607,9 @@ static int32_t open_all(struct us *us, const struct us_options *o, struct us_err
 	if (!rc) {
 		rc = us_table_new(&us->table, err);
 	}
+	if (!rc && us->stamps_apart) {
+		us_table_keep_stamps(us->table);
+	}
 	if (!rc) {
 		rc = open_state(us, err);
 	}
@@ -629,6 +638,7 @@ US_API int32_t us_open(const struct us_options *options, struct us **ret_us, str
 	us->target = o.target;
 	us->window_s = o.snapshot_window_s;
 	us->retention_s = o.retention_s;
+	us->stamps_apart = us_stamps_apart(o.min_interval_ms);
 	us->concurrency = o.max_concurrent_uploads ? o.max_concurrent_uploads
 						   : (o.target == US_TARGET_S3 ? 100 : 8);
 	us->memory_limit = o.memory_limit_bytes ? o.memory_limit_bytes : MEMORY_LIMIT_DEFAULT;
@@ -757,6 +767,13 @@ US_API void us_carry(struct us *us, uint32_t carries)
 {
 	if (us) {
 		us->carries = carries != 0;
+	}
+}
+
+US_API void us_flush(struct us *us)
+{
+	if (us) {
+		us->flushing = 1;
 	}
 }
 

@@ -2,7 +2,8 @@
 /*
  * One cycle. The walk runs on threads of its own and looks every database up in
  * the table: one hash of the name, one of the stats, no system call beyond the
- * walk's own. What differs becomes a job (pipeline.c). The caller's thread takes
+ * walk's own. What differs becomes a job (pipeline.c), unless its last upload is younger
+ * than min_interval: then it stays marked as changed, unread. The caller's thread takes
  * back what the store has finished and commits the records on the way. When the
  * walk is over and no job is left, the table is swept: sums for /stats, and what
  * has been gone for three clean walks is forgotten.
@@ -31,7 +32,7 @@ struct walk {
 	pthread_t thread;
 	uint32_t now_s;
 	struct us_walk_result result;
-	_Atomic uint64_t changed;
+	_Atomic uint64_t changed, waiting;
 	_Atomic int64_t callback_ns; /* spent in on_batch */
 	_Atomic uint32_t out_of_memory;
 	int32_t rc;
@@ -44,6 +45,7 @@ struct seen {
 	uint64_t path_hash, fingerprint;
 	uint32_t index; /* in the batch */
 	uint8_t racy_flags, was_unsynced;
+	uint8_t is_early; /* for an upload */
 };
 
 /* ------------------------------------------------------------------ walking */
@@ -63,6 +65,8 @@ static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
 	job->fingerprint = seen->fingerprint;
 	job->racy_flags = seen->racy_flags;
 	job->was_unsynced = seen->was_unsynced;
+	job->is_early = seen->is_early;
+	job->stamp = walk->us->stamp;
 	job->inode = entry->db.inode;
 	job->floor_ns = walk->us->floor_ns;
 	(void)snprintf(job->rel, sizeof(job->rel), "%s%s%s", batch->dir, batch->dir_len ? "/" : "",
@@ -74,6 +78,14 @@ static int32_t start_job(struct walk *walk, const struct us_walk_batch *batch,
 	}
 	us_job_queue(walk->us, job);
 	return 0;
+}
+
+/* Whether min_interval keeps the database of RECORD from being uploaded in this cycle. Not
+ * after a failure. */
+static int is_early(const struct us *us, const struct us_record *record)
+{
+	return us->stamps_apart && !us->flushing && us_record_failed_cycles(record) == 0 &&
+	       us_stamp_is_early(us_table_stamp(us->table, record), us->stamp, us->stamps_apart);
 }
 
 /* What the record says of ENTRY. A US_SEEN_* or US_E_NOMEM. */
@@ -99,6 +111,7 @@ static int see(struct walk *walk, const struct us_walk_entry *entry, struct seen
 	if (what != US_SEEN_UNCHANGED) {
 		uint8_t before = what == US_SEEN_RACY ? record->flags : 0;
 		seen->racy_flags = us_racy_flags(&entry->db, &entry->wal, entry->clock_ns, before);
+		seen->is_early = is_early(us, record) ? 1 : 0;
 	}
 	us_table_release(us->table, seen->path_hash);
 	return what;
@@ -111,6 +124,15 @@ static void tell_large(struct us *us, const struct us_walk_batch *batch,
 	(void)snprintf(rel, sizeof(rel), "%s%s%s", batch->dir, batch->dir_len ? "/" : "",
 		       entry->name);
 	us_large_tell(us, path_hash, rel);
+}
+
+/* Leaves a changed database to a later cycle. */
+static void wait_for_interval(struct walk *walk, const struct seen *seen)
+{
+	walk->waiting++;
+	if (!seen->was_unsynced) {
+		us_mark_dirty(walk->us, seen->path_hash, 0); /* since when holds through a restart */
+	}
 }
 
 /* Hashes the entries of BATCH before it looks one up: by then their records have come. */
@@ -141,7 +163,9 @@ static int32_t see_all(struct walk *walk, const struct us_walk_batch *batch, str
 			return what;
 		}
 		changed += what == US_SEEN_CHANGED;
-		if (what != US_SEEN_UNCHANGED) {
+		if (what == US_SEEN_CHANGED && seen.is_early) {
+			wait_for_interval(walk, &seen);
+		} else if (what != US_SEEN_UNCHANGED) {
 			ret_seen[count++] = seen;
 		}
 	}
@@ -407,6 +431,7 @@ static void begin(struct us *us, int prefix_fd)
 {
 	us->prefix_fd = prefix_fd;
 	us->generation++;
+	us->stamp = us_stamp(us_clock_boot_ns());
 	us->floor_ns = us->high_water_ns;
 	us_report_begin(us->report);
 	warn_of_clock(us);
@@ -444,6 +469,9 @@ static int32_t finish(struct us *us, struct walk *walk, int64_t start_wall_ns, s
 	us->now.interrupted = interrupted != 0;
 	us->now.databases = walk->result.database_count;
 	us->now.changed = walk->changed;
+	(void)pthread_mutex_lock(&us->mutex); /* a large one may be found to wait now */
+	us->now.waiting += walk->waiting;
+	(void)pthread_mutex_unlock(&us->mutex);
 	us->now.gone = sums.gone;
 	us->now.walk_failures = walk->result.failure_count;
 	us->now.cycle_seconds = (double)(us_clock_mono_ns() - walk->start_ns) / (double)US_NS_PER_S;

@@ -45,6 +45,8 @@ struct us_job {
 	uint8_t patience;	 /* PATIENCE_*: whether reading it may wait */
 	uint8_t was_unsynced;	 /* before this cycle */
 	uint8_t is_large;	 /* may outlast its cycle */
+	uint8_t is_early;	 /* for an upload: it is only looked at */
+	uint32_t stamp;		 /* of the cycle that has begun it */
 	int prefix_fd;		 /* of a large one its own */
 	int64_t floor_ns;	 /* its snapshot time is later */
 	struct us_image_info info;
@@ -91,6 +93,7 @@ struct us {
 	uint32_t target;
 	uint32_t window_s;
 	uint64_t retention_s; /* 0: everything stays */
+	uint32_t stamps_apart; /* of two uploads of a database */
 	uint32_t concurrency;
 	uint64_t memory_limit;
 	struct us_pattern *pattern;
@@ -113,6 +116,7 @@ struct us {
 	_Atomic uint32_t has_foreign;
 	_Atomic uint32_t sweep_wanted; /* us_sweep was called */
 	_Atomic uint32_t carries;      /* cycles do not wait for large databases (us_carry) */
+	_Atomic uint32_t flushing;     /* us_flush was called */
 	_Atomic int large_paused;      /* none begins: a sweep waits for their end */
 	_Atomic int64_t commits;       /* of the state, for the owner's thread */
 	_Atomic int64_t stage_ns[US_STAGE_COUNT]; /* since us_open */
@@ -121,6 +125,7 @@ struct us {
 	 * at them. */
 	int prefix_fd;
 	uint8_t generation;
+	uint32_t stamp;	  /* of its start */
 	int64_t floor_ns; /* snapshot times of this cycle are later */
 	int64_t stage_begin_ns[US_STAGE_COUNT]; /* as of its start */
 

@@ -462,6 +462,7 @@ static int record_synced(struct us *us, struct us_job *job, int uploaded)
 		return 0;
 	}
 	int recovered = record->flags & US_RECORD_REPORTED;
+	int is_first = uploaded && record->object_count == 0;
 	uint8_t before = record->fingerprint == fingerprint ? record->flags : 0;
 	if (record->flags & US_RECORD_UNSYNCED) {
 		before = 0;
@@ -477,12 +478,18 @@ static int record_synced(struct us *us, struct us_job *job, int uploaded)
 		int is_settled = record->object_count > 0 && !job->put.sent_twice;
 		record->object_count = is_settled ? 2 : 1;
 		record->size_class = us_size_class(info->image_len);
+		us_table_set_stamp(us->table, record, job->stamp);
 	}
 	us_table_release(us->table, job->path_hash);
 	us_mark_dirty(us, job->path_hash, uploaded ? job->put.len : 0);
 	if (recovered) {
 		(void)tell(us, job, US_EVENT_RECOVERED, "",
 			   ""); /* a full queue loses a good news only */
+	}
+	if (is_first) {
+		(void)pthread_mutex_lock(&us->mutex);
+		us->stats.uploads_first++;
+		(void)pthread_mutex_unlock(&us->mutex);
 	}
 	return 1;
 }
@@ -714,6 +721,17 @@ static void keep_changed(struct us *us, const struct us_job *job)
 	}
 }
 
+/* A look has found a change, but no upload is due yet. */
+static void job_wait(struct us *us, struct us_job *job)
+{
+	keep_changed(us, job);
+	us_mark_dirty(us, job->path_hash, 0); /* since when holds through a restart */
+	(void)pthread_mutex_lock(&us->mutex);
+	us->now.waiting++;
+	(void)pthread_mutex_unlock(&us->mutex);
+	job_free(us, job);
+}
+
 /*
  * The time in the name of JOB's object, 0 if there is none now. Until it is acknowledged,
  * nobody knows which content the target has; its name is used up in any case, as it may
@@ -888,6 +906,10 @@ static void process(struct us_worker *w)
 	if (us_table_get(us->table, job->path_hash, &record) &&
 	    record.content_hash == job->content_hash) { /* which is never 0 */
 		job_unchanged(us, job);
+		return;
+	}
+	if (job->is_early && !us->flushing) {
+		job_wait(us, job);
 		return;
 	}
 	send(us, job);

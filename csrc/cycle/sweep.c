@@ -190,6 +190,17 @@ static uint32_t wall_s(void)
 	return (uint32_t)(us_clock_wall_ns() / US_NS_PER_S);
 }
 
+/* As us_record_reconcile. RECORD is locked; what gets marked does not wait for min_interval. */
+static int reconcile(struct us_sweep_run *run, struct us_record *record, uint32_t newest_s,
+		     uint64_t newest_len, uint64_t object_len)
+{
+	int verdict = us_record_reconcile(record, newest_s, newest_len, object_len, wall_s());
+	if (verdict == 1) {
+		us_table_set_stamp(run->us->table, record, 0);
+	}
+	return verdict;
+}
+
 static void judged(struct us_sweep_run *run, uint64_t path_hash, int verdict)
 {
 	run->reconciled += verdict == 1;
@@ -221,8 +232,7 @@ static int32_t on_database(void *arg, const struct us_catalog_entry *entry)
 	}
 	if (!(record->flags & US_RECORD_TOUCHED)) {
 		record->flags |= US_RECORD_TOUCHED;
-		verdict = us_record_reconcile(record, found->time_s, found->object_len, object_len,
-					      wall_s());
+		verdict = reconcile(run, record, found->time_s, found->object_len, object_len);
 	}
 	us_table_release(us->table, path_hash);
 	judged(run, path_hash, verdict);
@@ -234,7 +244,7 @@ static int32_t judge_missing(void *arg, struct us_record *record)
 {
 	struct us_sweep_run *run = arg;
 	if (!(record->flags & US_RECORD_TOUCHED)) {
-		judged(run, record->path_hash, us_record_reconcile(record, 0, 0, 0, wall_s()));
+		judged(run, record->path_hash, reconcile(run, record, 0, 0, 0));
 	}
 	return 0;
 }

@@ -127,7 +127,9 @@ struct us_options {
 	 * seconds; at least 1,000, or 0: no limit. */
 	uint64_t max_upload_bandwidth;
 	/* From the start of the cycle that has uploaded a database to that of the next one that
-	 * may; until then it stays unsynced, but has not failed. 0: every cycle may. */
+	 * may (100 ms early at most); until then it is not read again and stays unsynced, but has
+	 * not failed. Not after a failure, or where a sweep has missed its object. At most a year
+	 * of 365 days; 0: every cycle may. */
 	uint64_t min_interval_ms;
 };
 
@@ -239,6 +241,12 @@ US_API void us_sweep(struct us *us);
  */
 US_API void us_carry(struct us *us, uint32_t carries);
 
+/*
+ * From now on no database waits for min_interval_ms: the next us_cycle uploads all that has
+ * changed. For the last one before us_close. Any time.
+ */
+US_API void us_flush(struct us *us);
+
 struct us_cycle_result {
 	uint32_t struct_size; /* set by the caller */
 	uint32_t interrupted; /* 1: us_finish ended it before everything was looked at */
@@ -251,12 +259,13 @@ struct us_cycle_result {
 	uint64_t bytes_uploaded;
 	uint64_t gone; /* databases forgotten because they have disappeared */
 	double scan_seconds, cycle_seconds;
+	uint64_t waiting; /* changed, but min_interval_ms have not passed yet */
 };
 
 /*
- * One scan and sync; blocks until everything that changed was tried once. The
- * failure of a database is not a failure of the call: it is counted, and described
- * by us_failures and us_next_events. Returns 0, US_E_CANCELED, US_E_ARG (read-only
+ * One scan and sync; blocks until everything that changed was tried once, but for what
+ * min_interval_ms leaves to later cycles. The failure of a database is not a failure of
+ * the call: it is counted, and described by us_failures and us_next_events. Returns 0, US_E_CANCELED, US_E_ARG (read-only
  * handle), or what stopped the whole cycle: US_E_NOTFOUND or US_E_ACCESS for the
  * prefix, US_E_STATE, US_E_NOMEM. After a failure the handle stays usable.
  */

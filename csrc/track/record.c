@@ -14,6 +14,9 @@
 
 #include "../base/bytes.h"
 
+/* With what the state file rounds, less than 100 ms. */
+#define STAMP_SLACK_MS 60
+
 struct us_siphash_key us_path_hash_key(const struct us_siphash_key *key, const char *dir,
 				       size_t dir_len)
 {
@@ -134,6 +137,21 @@ int us_record_reconcile(struct us_record *record, uint32_t newest_s, uint64_t ne
 	record->content_hash = 0;
 	record->object_count = 1;
 	return 1;
+}
+
+uint32_t us_stamp(int64_t clock_ns)
+{
+	uint32_t stamp = (uint32_t)(clock_ns / (US_STAMP_MS * US_NS_PER_MS));
+	return stamp ? stamp : 1;
+}
+
+uint32_t us_stamps_apart(uint64_t min_interval_ms)
+{
+	if (min_interval_ms <= STAMP_SLACK_MS) {
+		return 0;
+	}
+	/* Both stamps are rounded down: they may be one further apart than the times are. */
+	return (uint32_t)((min_interval_ms - STAMP_SLACK_MS + US_STAMP_MS - 1) / US_STAMP_MS) + 1;
 }
 
 static uint32_t max_u32(uint32_t a, uint32_t b)

@@ -107,6 +107,25 @@ uint8_t us_size_class(uint64_t len);
 int us_record_see(struct us_record *record, uint64_t fingerprint, uint32_t now_s);
 
 /*
+ * When the upload of a database began: the start of its cycle, in units of 10 ms by a clock
+ * that only goes forward (us_clock_boot_ns), modulo 2^32. 0, which no time gives, is never or
+ * long ago. After 497 days a stamp looks young again: a database that was not uploaded for so
+ * long may wait once more.
+ */
+#define US_STAMP_MS 10
+uint32_t us_stamp(int64_t clock_ns);
+
+/* How far apart the stamps of two uploads are at least, MIN_INTERVAL_MS (up to 366 days)
+ * apart less at most 100 ms, as cycles do not begin to the millisecond; 0: they need not be. */
+uint32_t us_stamps_apart(uint64_t min_interval_ms);
+
+/* Whether an upload at NOW would follow the LAST one too early. */
+static inline int us_stamp_is_early(uint32_t last, uint32_t now, uint32_t apart)
+{
+	return last != 0 && now - last < apart;
+}
+
+/*
  * What the target was found to hold of a database that was not sent meanwhile, against
  * its record. Returns 1 if the record is now marked to be uploaded again, whatever its
  * content (US_RECORD_UNSYNCED since NOW_S, content not known), 2 if only its last name

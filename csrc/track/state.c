@@ -7,7 +7,7 @@
  *						last_sweep, open, commits
  *	record(path_hash INTEGER PRIMARY KEY, fingerprint, content_hash, object_time,
  *	       flags, size_class, object_count,
- *	       object_len)			64-bit values as signed integers
+ *	       object_len, uploaded_ms)		64-bit values as signed integers
  *
  * object_len is in the file only: a sweep compares it with what the target lists. It goes
  * with content_hash and object_time; where a commit changes these and nobody says the
@@ -16,8 +16,12 @@
  * no lock of ours is held. What the reader finds may be older than the record in memory:
  * it counts only if content_hash and object_time are those of the record.
  *
- * Version 1 had no object_len. Such a file is upgraded in place when it is opened for
- * writing; readers need nothing that version 2 has added.
+ * uploaded_ms is the stamp of a table that keeps them, by the wall clock: the clock of
+ * stamps does not survive a restart of the machine. They are converted when a record is
+ * loaded or written. One in the future was made before the wall clock was set back: 0.
+ *
+ * Version 1 had no object_len, version 2 no uploaded_ms. Such a file is upgraded in place
+ * when it is opened for writing; readers need nothing that later versions have added.
  *
  * It is a cache of what the target holds: losing it costs uploads, never data. So
  * whatever is wrong with it (damage, another target, another schema) is answered by
@@ -46,17 +50,25 @@
 
 #include "../base/alloc.h"
 #include "../base/bytes.h"
+#include "../base/clock.h"
 
 #define APPLICATION_ID 0x75737374 /* "usst" */
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 #define PATH_CAP 4200
 #define BUSY_TIMEOUT_MS 5000
 #define ASIDE_MAX 100
 #define DAMAGED "it is damaged"
 #define LENGTHS_CACHE_KIB 256
+#define STAMP_AGE_MAX_MS ((int64_t)UINT32_MAX * US_STAMP_MS)
 #define PID_TEXT_LEN_MAX 20
 /* Kills in quick succession may not drive names away from the clock for good. */
 #define EPOCH_AHEAD_MAX_S 600
+
+/* The same moment by two clocks. */
+struct moment {
+	int64_t wall_ms;
+	uint32_t stamp;
+};
 
 struct us_state {
 	int lock_fd;
@@ -65,7 +77,8 @@ struct us_state {
 	struct us_state_info info;
 	int incomplete; /* a commit failed: the file lacks records that memory has */
 	int writable;
-	int version; /* of the file, when it was opened */
+	int version;          /* of the file, when it was opened */
+	struct moment commit; /* when the one under way began */
 	char path[PATH_CAP];
 };
 
@@ -227,16 +240,41 @@ static const char *check_meta(struct us_state *state, const char *target)
 	return NULL;
 }
 
+static struct moment this_moment(void)
+{
+	return (struct moment){ .wall_ms = us_clock_wall_ns() / US_NS_PER_MS,
+				.stamp = us_stamp(us_clock_boot_ns()) };
+}
+
+static int64_t uploaded_ms_of(uint32_t stamp, const struct moment *now)
+{
+	return stamp ? now->wall_ms - (int64_t)(now->stamp - stamp) * US_STAMP_MS : 0;
+}
+
+static uint32_t stamp_of(int64_t uploaded_ms, const struct moment *now)
+{
+	if (uploaded_ms <= 0 || uploaded_ms > now->wall_ms ||
+	    now->wall_ms - uploaded_ms > STAMP_AGE_MAX_MS) {
+		return 0;
+	}
+	return now->stamp - (uint32_t)((now->wall_ms - uploaded_ms) / US_STAMP_MS);
+}
+
 static const char *load_records(struct us_state *state, struct us_table *table)
 {
+	static const char *const select[] = {
+		"SELECT path_hash, fingerprint, content_hash, object_time, flags, size_class,"
+		" object_count, 0 FROM record",
+		"SELECT path_hash, fingerprint, content_hash, object_time, flags, size_class,"
+		" object_count, uploaded_ms FROM record",
+	};
 	sqlite3_stmt *stmt = NULL;
-	if (sqlite3_prepare_v2(state->db,
-			       "SELECT path_hash, fingerprint, content_hash, object_time, flags,"
-			       " size_class, object_count FROM record",
-			       -1, &stmt, NULL)) {
+	int has_stamps = state->version >= 3 && us_table_keeps_stamps(table);
+	if (sqlite3_prepare_v2(state->db, select[has_stamps], -1, &stmt, NULL)) {
 		return DAMAGED;
 	}
 	const char *why = NULL;
+	struct moment now = this_moment();
 	int64_t was_open = 0;
 	(void)meta_int(state, "open", 0, 1, &was_open); /* missing: 0 */
 	int rc;
@@ -259,6 +297,7 @@ static const char *load_records(struct us_state *state, struct us_table *table)
 		}
 		record->size_class = (uint8_t)sqlite3_column_int(stmt, 5);
 		record->object_count = (uint8_t)sqlite3_column_int(stmt, 6);
+		us_table_set_stamp(table, record, stamp_of(sqlite3_column_int64(stmt, 7), &now));
 		us_table_release(table, hash);
 	}
 	(void)sqlite3_finalize(stmt); /* rc has its error */
@@ -296,18 +335,23 @@ static const char *open_existing(struct us_state *state, const char *target, int
 	return why ? why : load_records(state, table);
 }
 
-/* From version 1. */
 static int32_t upgrade(struct us_state *state, struct us_error *err)
 {
+	static const char from_1[] =
+		"BEGIN IMMEDIATE;"
+		"ALTER TABLE record ADD COLUMN object_len INTEGER NOT NULL DEFAULT 0;"
+		"ALTER TABLE record ADD COLUMN uploaded_ms INTEGER NOT NULL DEFAULT 0;"
+		"PRAGMA user_version = 3;"
+		"COMMIT";
+	static const char from_2[] =
+		"BEGIN IMMEDIATE;"
+		"ALTER TABLE record ADD COLUMN uploaded_ms INTEGER NOT NULL DEFAULT 0;"
+		"PRAGMA user_version = 3;"
+		"COMMIT";
 	if (state->version == SCHEMA_VERSION) {
 		return 0;
 	}
-	int32_t rc = run(state,
-			 "BEGIN IMMEDIATE;"
-			 "ALTER TABLE record ADD COLUMN object_len INTEGER NOT NULL DEFAULT 0;"
-			 "PRAGMA user_version = 2;"
-			 "COMMIT",
-			 "upgrade it", err);
+	int32_t rc = run(state, state->version == 1 ? from_1 : from_2, "upgrade it", err);
 	if (rc) {
 		(void)sqlite3_exec(state->db, "ROLLBACK", NULL, NULL, NULL); /* may be over */
 		return rc;
@@ -320,9 +364,10 @@ static int32_t prepare(struct us_state *state, struct us_error *err)
 {
 	/* ?8: NULL where no length is given. */
 	static const char put[] =
-		"INSERT INTO record VALUES (?1,?2,?3,?4,?5,?6,?7,coalesce(?8,0))"
+		"INSERT INTO record VALUES (?1,?2,?3,?4,?5,?6,?7,coalesce(?8,0),?9)"
 		" ON CONFLICT (path_hash) DO UPDATE SET fingerprint = ?2, content_hash = ?3,"
 		" object_time = ?4, flags = ?5, size_class = ?6, object_count = ?7,"
+		" uploaded_ms = ?9,"
 		" object_len = coalesce(?8, CASE WHEN content_hash = ?3 AND object_time = ?4"
 		" THEN object_len ELSE 0 END)";
 	if (sqlite3_prepare_v3(state->db, put, -1, SQLITE_PREPARE_PERSISTENT, &state->put, NULL) ||
@@ -402,7 +447,7 @@ static int32_t create(struct us_state *state, const char *target, int is_ours, s
 		" content_hash INTEGER NOT NULL, object_time INTEGER NOT NULL, flags INTEGER NOT "
 		"NULL,"
 		" size_class INTEGER NOT NULL, object_count INTEGER NOT NULL,"
-		" object_len INTEGER NOT NULL DEFAULT 0);";
+		" object_len INTEGER NOT NULL DEFAULT 0, uploaded_ms INTEGER NOT NULL DEFAULT 0);";
 	int32_t rc = clear_way(state->path, is_ours, err);
 	if (rc) {
 		return rc;
@@ -684,7 +729,8 @@ const struct us_state_info *us_state_info(const struct us_state *state)
 }
 
 /* OBJECT_LEN 0: what the file has stays, if that is about the same object. */
-static int put_record(struct us_state *state, const struct us_record *r, uint64_t object_len)
+static int put_record(struct us_state *state, const struct us_record *r, uint32_t stamp,
+		      uint64_t object_len)
 {
 	sqlite3_stmt *s = state->put;
 	int failed = sqlite3_bind_int64(s, 1, (sqlite3_int64)r->path_hash) ||
@@ -696,6 +742,7 @@ static int put_record(struct us_state *state, const struct us_record *r, uint64_
 		     sqlite3_bind_int(s, 7, r->object_count) ||
 		     (object_len ? sqlite3_bind_int64(s, 8, (sqlite3_int64)object_len)
 				 : sqlite3_bind_null(s, 8)) ||
+		     sqlite3_bind_int64(s, 9, uploaded_ms_of(stamp, &state->commit)) ||
 		     sqlite3_step(s) != SQLITE_DONE;
 	(void)sqlite3_reset(s); /* repeats the error */
 	return failed;
@@ -712,15 +759,25 @@ static int forget_hash(struct us_state *state, uint64_t hash)
 static int write_change(struct us_state *state, struct us_table *table,
 			const struct us_state_change *change)
 {
-	struct us_record record;
-	return us_table_get(table, change->path_hash, &record)
-		       ? put_record(state, &record, change->object_len)
-		       : forget_hash(state, change->path_hash);
+	const struct us_record *record = us_table_acquire(table, change->path_hash, 0);
+	if (!record) {
+		return forget_hash(state, change->path_hash);
+	}
+	struct us_record copy = *record;
+	uint32_t stamp = us_table_stamp(table, record);
+	us_table_release(table, change->path_hash);
+	return put_record(state, &copy, stamp, change->object_len);
 }
+
+struct whole {
+	struct us_state *state;
+	struct us_table *table;
+};
 
 static int32_t put_record_of_table(void *arg, struct us_record *record)
 {
-	return put_record(arg, record, 0) ? -1 : 0;
+	struct whole *whole = arg;
+	return put_record(whole->state, record, us_table_stamp(whole->table, record), 0) ? -1 : 0;
 }
 
 /* Deletes the rows whose records are gone. (That of the step just made may go.) */
@@ -740,7 +797,8 @@ static int prune(struct us_state *state, struct us_table *table)
 
 static int write_all(struct us_state *state, struct us_table *table)
 {
-	return us_table_each(table, put_record_of_table, state) || prune(state, table);
+	struct whole whole = { .state = state, .table = table };
+	return us_table_each(table, put_record_of_table, &whole) || prune(state, table);
 }
 
 int32_t us_state_commit(struct us_state *state, struct us_table *table,
@@ -748,6 +806,7 @@ int32_t us_state_commit(struct us_state *state, struct us_table *table,
 			int64_t high_water_ns, int64_t last_sweep_s, struct us_error *err)
 {
 	state->incomplete |= whole;
+	state->commit = this_moment();
 	if (!sqlite3_get_autocommit(state->db)) { /* there was no memory to end the last one */
 		(void)run(state, "ROLLBACK", "roll back", NULL); /* else BEGIN says so */
 	}

@@ -8,6 +8,9 @@
  * A hash of 0 marks a free slot; us_path_hash never gives 0. Removal shifts the
  * following run back, so there are no tombstones.
  *
+ * Where stamps are kept they lie behind the slots, in the same order and allocation: who
+ * only looks at records does not touch them.
+ *
  * Locks: one mutex per shard, never two at once, never held across I/O.
  */
 #include "table.h"
@@ -28,11 +31,13 @@ struct shard {
 	pthread_mutex_t mutex;
 	void *memory;            /* what the heap gave */
 	struct us_record *slots; /* in it, two to a cache line */
+	uint32_t *stamps;        /* behind them; NULL: none are kept */
 	uint32_t cap, count;
 } __attribute__((aligned(64)));
 
 struct us_table {
 	struct shard shards[SHARD_COUNT];
+	int keeps_stamps;
 };
 
 int32_t us_table_new(struct us_table **ret_table, struct us_error *err)
@@ -66,13 +71,14 @@ static struct us_record *first_slot(void *memory)
 	return (void *)((at + LINE_LEN - 1) / LINE_LEN * LINE_LEN);
 }
 
-/* Gives the shard MEMORY, of CAP slots and a line more, and frees what it had. What
- * us_table_prefetch looks at may be read at any time. */
-static void set_memory(struct shard *shard, void *memory, uint32_t cap)
+/* Gives the shard MEMORY, of CAP slots (and stamps) and a line more, and frees what it had.
+ * What us_table_prefetch looks at may be read at any time. */
+static void set_memory(struct shard *shard, void *memory, uint32_t cap, int keeps_stamps)
 {
 	struct us_record *slots = memory ? first_slot(memory) : NULL;
 	us_free(shard->memory);
 	shard->memory = memory;
+	shard->stamps = keeps_stamps ? (void *)(slots + cap) : NULL;
 	__atomic_store_n(&shard->slots, slots, __ATOMIC_RELAXED);
 	__atomic_store_n(&shard->cap, cap, __ATOMIC_RELAXED);
 }
@@ -82,10 +88,20 @@ void us_table_clear(struct us_table *table)
 	for (int i = 0; i < SHARD_COUNT; i++) {
 		struct shard *shard = &table->shards[i];
 		(void)pthread_mutex_lock(&shard->mutex);
-		set_memory(shard, NULL, 0);
+		set_memory(shard, NULL, 0, 0);
 		shard->count = 0;
 		(void)pthread_mutex_unlock(&shard->mutex);
 	}
+}
+
+void us_table_keep_stamps(struct us_table *table)
+{
+	table->keeps_stamps = 1;
+}
+
+int us_table_keeps_stamps(const struct us_table *table)
+{
+	return table->keeps_stamps;
 }
 
 static struct shard *shard_of(struct us_table *table, uint64_t hash)
@@ -113,21 +129,26 @@ static uint32_t find_slot(const struct us_record *slots, uint32_t cap, uint64_t 
 	return slot;
 }
 
-static int grow(struct shard *shard)
+static int grow(struct shard *shard, int keeps_stamps)
 {
 	uint32_t cap = shard->cap ? shard->cap + shard->cap / 2 : CAP_MIN;
-	void *memory = us_alloc_array((size_t)cap + LINE_LEN / sizeof(struct us_record),
-				      sizeof(struct us_record));
+	size_t slot_len = sizeof(struct us_record) + (keeps_stamps ? sizeof(uint32_t) : 0);
+	void *memory = us_alloc_array((size_t)cap + LINE_LEN / sizeof(struct us_record), slot_len);
 	if (!memory) {
 		return -1;
 	}
 	struct us_record *slots = first_slot(memory);
+	uint32_t *stamps = keeps_stamps ? (void *)(slots + cap) : NULL;
 	for (uint32_t i = 0; i < shard->cap; i++) {
 		if (shard->slots[i].path_hash != 0) {
-			slots[find_slot(slots, cap, shard->slots[i].path_hash)] = shard->slots[i];
+			uint32_t to = find_slot(slots, cap, shard->slots[i].path_hash);
+			slots[to] = shard->slots[i];
+			if (stamps) {
+				stamps[to] = shard->stamps[i];
+			}
 		}
 	}
-	set_memory(shard, memory, cap);
+	set_memory(shard, memory, cap, keeps_stamps);
 	return 0;
 }
 
@@ -142,7 +163,8 @@ struct us_record *us_table_acquire(struct us_table *table, uint64_t path_hash, i
 			return record;
 		}
 	}
-	if (create && ((shard->count + 1) * 8 <= shard->cap * 7 || !grow(shard))) {
+	if (create &&
+	    ((shard->count + 1) * 8 <= shard->cap * 7 || !grow(shard, table->keeps_stamps))) {
 		struct us_record *record =
 			&shard->slots[find_slot(shard->slots, shard->cap, path_hash)];
 		record->path_hash = path_hash;
@@ -181,6 +203,20 @@ int us_table_get(struct us_table *table, uint64_t path_hash, struct us_record *r
 	return 1;
 }
 
+uint32_t us_table_stamp(struct us_table *table, const struct us_record *record)
+{
+	const struct shard *shard = shard_of(table, record->path_hash);
+	return shard->stamps ? shard->stamps[record - shard->slots] : 0;
+}
+
+void us_table_set_stamp(struct us_table *table, const struct us_record *record, uint32_t stamp)
+{
+	struct shard *shard = shard_of(table, record->path_hash);
+	if (shard->stamps) {
+		shard->stamps[record - shard->slots] = stamp;
+	}
+}
+
 /* Empties SLOT and moves back what was pushed past it. */
 static void remove_slot(struct shard *shard, uint32_t slot)
 {
@@ -192,10 +228,16 @@ static void remove_slot(struct shard *shard, uint32_t slot)
 		int stays = hole <= i ? home > hole && home <= i : home > hole || home <= i;
 		if (!stays) {
 			shard->slots[hole] = shard->slots[i];
+			if (shard->stamps) {
+				shard->stamps[hole] = shard->stamps[i];
+			}
 			hole = i;
 		}
 	}
 	memset(&shard->slots[hole], 0, sizeof(shard->slots[hole]));
+	if (shard->stamps) {
+		shard->stamps[hole] = 0;
+	}
 	shard->count--;
 }
 

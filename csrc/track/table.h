@@ -14,6 +14,10 @@ int32_t us_table_new(struct us_table **ret_table, struct us_error *err);
 void us_table_free(struct us_table *table);
 void us_table_clear(struct us_table *table); /* forgets every record */
 
+/* Before the first record: with each, TABLE keeps a stamp (us_stamp), 4 bytes more. */
+void us_table_keep_stamps(struct us_table *table);
+int us_table_keeps_stamps(const struct us_table *table);
+
 /* The record of PATH_HASH (not 0) with its shard locked, until us_table_release.
  * CREATE: a missing one is added, all zero but its hash. NULL if there is none, or
  * on US_E_NOMEM (CREATE only); the shard is not locked then. The caller may change
@@ -26,6 +30,12 @@ void us_table_prefetch(struct us_table *table, uint64_t path_hash);
 
 /* Copies a record; 1, or 0 if there is none. */
 int us_table_get(struct us_table *table, uint64_t path_hash, struct us_record *ret_record);
+
+/* The stamp of RECORD, which is locked (acquired, or given by us_table_each): when its last
+ * upload began, as the caller has set it. 0 in a new record, and where none are kept; there
+ * setting it does nothing. */
+uint32_t us_table_stamp(struct us_table *table, const struct us_record *record);
+void us_table_set_stamp(struct us_table *table, const struct us_record *record, uint32_t stamp);
 
 struct us_table_sums {
 	uint64_t record_count;

@@ -148,6 +148,7 @@ type stats struct {
 		Put, Get, List, Delete int
 	} `json:"api_calls"`
 	CostUSDPerDay float64         `json:"cost_usd_per_day"`
+	PutsPerDay    float64         `json:"puts_per_day"`
 	Failures      []failure       `json:"failures"`
 	Target        json.RawMessage `json:"target"`
 	Version       string          `json:"version"`

@@ -10,7 +10,7 @@
 // multi-db commands, forged objects, fleets that are lost and restored), fakes3_test
 // (an S3 server that lies), and one pNN file per numbered point of an issue: p01 to
 // p14 of the one on backups, p21 to p29 of the one on fleet restore and retention, p31
-// (torture) and on of the one on proof.
+// (torture) to p35 of the one on proof, p36 and on of the one on speed.
 //
 // Sizes can be raised from the environment: FLEET_COUNT (2000), BUSY_COMMITS (400), KILLS (40), LARGE_MB
 // (200), ENDLESS_PAGES (300), CYCLES (200); BYTE_STEP (8) lowered to 1 tries every byte with

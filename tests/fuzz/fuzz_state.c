@@ -87,7 +87,7 @@ static int read_meta(sqlite3 *db, struct content *c)
 {
 	int64_t id, version;
 	if (!number_of(db, "PRAGMA application_id", APPLICATION_ID, APPLICATION_ID, &id) ||
-	    !number_of(db, "PRAGMA user_version", 1, 2, &version)) {
+	    !number_of(db, "PRAGMA user_version", 1, 3, &version)) {
 		return 0;
 	}
 	sqlite3_stmt *target = row_of(db, META("target"));
@@ -101,7 +101,10 @@ static int read_meta(sqlite3 *db, struct content *c)
 	}
 	(void)sqlite3_finalize(key);
 	(void)number_of(db, META("open"), 0, 1, &c->was_open);
-	return has_key && number_of(db, META("epoch"), 0, UINT32_MAX, &c->epoch) &&
+	/* What only version 3 has is read, too: the tables keep stamps. */
+	int is_whole = version < 3 || sqlite3_exec(db, "SELECT uploaded_ms FROM record", NULL, NULL,
+						   NULL) == SQLITE_OK;
+	return has_key && is_whole && number_of(db, META("epoch"), 0, UINT32_MAX, &c->epoch) &&
 	       number_of(db, META("window"), 0, UINT32_MAX, &c->window) &&
 	       number_of(db, META("target_known"), 0, 1, &c->known) &&
 	       number_of(db, META("high_water"), 0, INT64_MAX, &c->high_water);
@@ -165,14 +168,22 @@ static int is_intact(sqlite3 *db)
 static int can_be_written(sqlite3 *db)
 {
 	int64_t count, version;
-	(void)number_of(db, "PRAGMA user_version", 1, 2, &version);
-	const char *read = version == 2 ? "SELECT object_len FROM record" : "";
+	static const char add[] = "BEGIN; ALTER TABLE record ADD COLUMN uploaded_ms;"
+				  "SELECT uploaded_ms FROM record; ROLLBACK";
+	static const char *const columns[] = {
+		add,
+		"SELECT object_len FROM record",
+		"SELECT object_len, uploaded_ms FROM record",
+	};
+	(void)number_of(db, "PRAGMA user_version", 1, 3, &version);
 	return number_of(db, "SELECT count(*) FROM sqlite_master", 2, 2, &count) &&
-	       sqlite3_exec(db, read, NULL, NULL, NULL) == SQLITE_OK &&
+	       sqlite3_exec(db, columns[version - 1], NULL, NULL, NULL) == SQLITE_OK &&
+	       (version != 2 || sqlite3_exec(db, add, NULL, NULL, NULL) == SQLITE_OK) &&
 	       sqlite3_exec(db,
 			    "BEGIN; INSERT INTO record (path_hash, fingerprint, content_hash,"
 			    " object_time, flags, size_class, object_count)"
-			    " SELECT max(path_hash) / 2 + 3, 1, 1, 1, 1, 1, 1 FROM record;"
+			    " SELECT max(path_hash) / 2 + 3, 1, 1, 1, 1, 1, 1 FROM record WHERE true"
+			    " ON CONFLICT (path_hash) DO UPDATE SET flags = 1;"
 			    "INSERT OR REPLACE INTO meta VALUES ('open', 1); ROLLBACK",
 			    NULL, NULL, NULL) == SQLITE_OK;
 }
@@ -229,6 +240,7 @@ static void check_read_only(const struct content *c)
 	struct us_table *table;
 	struct us_state *state;
 	require(us_table_new(&table, NULL) == 0);
+	us_table_keep_stamps(table);
 	int32_t rc = us_state_open_read_only(ours, TARGET, table, &state, &err);
 	require((rc == 0) == c->is_usable || !c->is_intact);
 	if (rc == 0) {
@@ -267,6 +279,7 @@ static int32_t open_state(struct us_table **ret_table, struct us_state **ret_sta
 			  struct us_error *err)
 {
 	require(us_table_new(ret_table, NULL) == 0);
+	us_table_keep_stamps(*ret_table);
 	int32_t rc = us_state_open(ours, TARGET, WINDOW_S, NOW_S, *ret_table, reset, 256, ret_state,
 				   err);
 	if (rc) {

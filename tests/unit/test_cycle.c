@@ -38,6 +38,7 @@
 static _Atomic int64_t wall_offset_s;
 static _Atomic int64_t file_clock_ns; /* where it stands; 0: it runs */
 static _Atomic int64_t slept_ns;      /* by which the monotonic clock is ahead */
+static _Atomic int64_t boot_clock_ns; /* as FILE_CLOCK_NS */
 
 static int64_t to_ns(const struct timespec *ts)
 {
@@ -58,6 +59,8 @@ int clock_gettime(clockid_t id, struct timespec *ts)
 	}
 	if (id == CLOCK_REALTIME_COARSE && file_clock_ns) {
 		from_ns(file_clock_ns, ts);
+	} else if (id == CLOCK_BOOTTIME && boot_clock_ns) {
+		from_ns(boot_clock_ns, ts);
 	} else if (id == CLOCK_MONOTONIC) {
 		from_ns(to_ns(ts) + slept_ns, ts);
 	}
@@ -176,6 +179,7 @@ static int32_t hook_list(struct us_store *store, const char *prefix, us_store_li
 /* ------------------------------------------------------------------- the fleet */
 
 static char dir[SCRATCH_LEN];
+static uint64_t min_interval_ms; /* of the fleets to be opened */
 
 __attribute__((format(printf, 2, 3))) static void path_of(char *ret, const char *format, ...)
 {
@@ -192,7 +196,8 @@ static int setup(void **state)
 	(void)state;
 	static const char *const dirs[] = { "data", "target", "state" };
 	char path[PATH_LEN];
-	wall_offset_s = file_clock_ns = slept_ns = 0;
+	wall_offset_s = file_clock_ns = slept_ns = boot_clock_ns = 0;
+	min_interval_ms = 0;
 	put_count = list_count = 0;
 	put_rc = 0;
 	at_store = while_held = NULL;
@@ -239,7 +244,8 @@ static void open_fleet(const char *state_dir)
 					    .state_dir = state,
 					    .target = US_TARGET_FILE,
 					    .directory = target,
-					    .memory_limit_bytes = 16000000 };
+					    .memory_limit_bytes = 16000000,
+					    .min_interval_ms = min_interval_ms };
 	struct us_error err = US_ERROR_INIT;
 	if (us_open(&options, &us, &err)) {
 		fail_msg("%s", err.message);
@@ -549,6 +555,7 @@ static void test_memory_per_database(void **state)
 {
 	(void)state;
 	char path[PATH_LEN];
+	min_interval_ms = 1000; /* it costs memory, too */
 	open_fleet("state");
 	(void)cycle();
 	size_t before = heap_len();
@@ -884,6 +891,312 @@ static void test_large(void **state)
 	close_fleet();
 }
 
+/* -------------------------------------------------------------- min_interval */
+
+#define INTERVAL_S 1800
+#define CYCLE_NS (30 * US_NS_PER_S)
+
+/* A fleet whose databases are uploaded every half an hour at most; its clock stands. */
+static void open_waiting_fleet(void)
+{
+	min_interval_ms = INTERVAL_S * 1000;
+	if (!boot_clock_ns) {
+		boot_clock_ns = 1000 * US_NS_PER_S;
+	}
+	open_fleet("state");
+}
+
+static void check_cycle(uint64_t uploaded, uint64_t waiting, uint64_t failed)
+{
+	struct us_cycle_result r = cycle();
+	assert_int_equal(r.uploaded, uploaded);
+	assert_int_equal(r.waiting, waiting);
+	assert_int_equal(r.failed, failed);
+	assert_int_equal(stats().unsynced, waiting + failed);
+	assert_int_equal(stats().databases_failed, failed);
+}
+
+/* With cycles of 30 s each 60th uploads a database that changes all the time, and between
+ * these it is not read: it is locked. Cycles begin a little early or late. */
+static void test_interval(void **state)
+{
+	(void)state;
+	change("a", 100);
+	change("idle", 100);
+	open_waiting_fleet();
+	check_cycle(2, 0, 0);
+	int64_t start_ns = boot_clock_ns;
+	for (int i = 1; i <= 180; i++) {
+		change("a", 100);
+		boot_clock_ns = start_ns + i * CYCLE_NS + (i % 3 - 1) * 15 * US_NS_PER_MS;
+		int is_due = i % 60 == 0;
+		int fd = is_due ? -1 : lock_exclusive("a.db");
+		check_cycle(is_due ? 1 : 0, is_due ? 0 : 1, 0);
+		if (!is_due) {
+			(void)close(fd);
+			assert_int_equal(stats().changed_last_cycle, 1);
+		}
+	}
+	assert_int_equal(put_count, 2 + 3);
+	assert_int_equal(stats().uploads_first, 2);
+	assert_int_equal(stats().uploads_success, 5);
+	/* Never earlier by more than the slack; what has waited long enough does not wait. */
+	change("a", 100);
+	boot_clock_ns = start_ns + 240 * CYCLE_NS - 200 * US_NS_PER_MS;
+	check_cycle(0, 1, 0);
+	boot_clock_ns += 110 * US_NS_PER_MS;
+	check_cycle(0, 1, 0);
+	change("idle", 100);
+	boot_clock_ns += 90 * US_NS_PER_MS;
+	check_cycle(2, 0, 0);
+	/* Nor does a new one. */
+	change("new", 100);
+	check_cycle(1, 0, 0);
+	close_fleet();
+}
+
+/* Since when a database waits, and how long yet, is known after a restart: by the wall
+ * clock. If that was set, nobody waits longer. */
+static void test_interval_restart(void **state)
+{
+	(void)state;
+	change("a", 100);
+	change("b", 100);
+	open_waiting_fleet();
+	check_cycle(2, 0, 0);
+	change("a", 100);
+	boot_clock_ns += 600 * US_NS_PER_S;
+	wall_offset_s += 600;
+	check_cycle(0, 1, 0);
+	int64_t since_ns = stats().oldest_unsynced_ns;
+	for (int i = 0; i < 2; i++) {
+		close_fleet();
+		boot_clock_ns = 5 * US_NS_PER_S; /* another boot */
+		wall_offset_s += 300;
+		open_waiting_fleet();
+		check_cycle(0, 1, 0);
+		assert_int_equal(stats().oldest_unsynced_ns, since_ns);
+	}
+	close_fleet();
+	wall_offset_s += 600;
+	open_waiting_fleet();
+	check_cycle(1, 0, 0);
+	/* Set back: it is due. Set back a little: it waits no longer than from now on. */
+	change("a", 100);
+	close_fleet();
+	wall_offset_s -= 3600;
+	open_waiting_fleet();
+	check_cycle(1, 0, 0);
+	wall_offset_s += 600;
+	boot_clock_ns += 600 * US_NS_PER_S;
+	change("a", 100);
+	check_cycle(0, 1, 0);
+	close_fleet();
+	wall_offset_s -= 300;
+	open_waiting_fleet();
+	check_cycle(0, 1, 0);
+	boot_clock_ns += INTERVAL_S * US_NS_PER_S;
+	check_cycle(1, 0, 0);
+	/* While it runs the wall clock does not matter. */
+	change("a", 100);
+	wall_offset_s += 86400;
+	check_cycle(0, 1, 0);
+	wall_offset_s -= 2 * 86400;
+	check_cycle(0, 1, 0);
+	boot_clock_ns += INTERVAL_S * US_NS_PER_S;
+	check_cycle(1, 0, 0);
+	close_fleet();
+}
+
+/* A state without times of uploads: none of them is young. */
+static void test_interval_switched_on(void **state)
+{
+	(void)state;
+	change("a", 100);
+	open_fleet("state");
+	assert_int_equal(cycle().uploaded, 1);
+	close_fleet();
+	change("a", 100);
+	open_waiting_fleet();
+	check_cycle(1, 0, 0);
+	change("a", 100);
+	check_cycle(0, 1, 0);
+	close_fleet();
+	min_interval_ms = 0; /* and off again */
+	open_fleet("state");
+	assert_int_equal(cycle().uploaded, 1);
+	close_fleet();
+}
+
+/* Neither what failed before nor, in the next process, what the last cycle could not
+ * send waits. */
+static void test_interval_failure(void **state)
+{
+	(void)state;
+	change("a", 100);
+	open_waiting_fleet();
+	put_rc = US_E_TIMEOUT;
+	check_cycle(0, 0, 1);
+	check_cycle(0, 0, 1);
+	put_rc = 0;
+	check_cycle(1, 0, 0);
+	change("a", 100);
+	check_cycle(0, 1, 0);
+	boot_clock_ns += INTERVAL_S * US_NS_PER_S;
+	put_rc = US_E_TIMEOUT;
+	check_cycle(0, 0, 1);
+	put_rc = 0;
+	check_cycle(1, 0, 0);
+	change("a", 100);
+	check_cycle(0, 1, 0);
+	us_flush(us);
+	put_rc = US_E_TIMEOUT;
+	check_cycle(0, 0, 1);
+	close_fleet();
+	put_rc = 0;
+	open_waiting_fleet();
+	check_cycle(1, 0, 0);
+	close_fleet();
+}
+
+/* As if the target had something else than what was read at the last look. */
+static void differ(const char *file)
+{
+	uint64_t hash = us_path_hash(&us_state_info(us->state)->key, "", 0, file, strlen(file));
+	struct us_record *record = us_table_acquire(us->table, hash, 0);
+	assert_non_null(record);
+	record->content_hash++;
+	us_table_release(us->table, hash);
+}
+
+/* A look at what could have changed unseen is no upload, and leads to none too early. */
+static void test_interval_look(void **state)
+{
+	(void)state;
+	file_clock_ns = make_wal_db() + 5 * US_NS_PER_MS;
+	open_waiting_fleet();
+	check_cycle(1, 0, 0);
+	boot_clock_ns += CYCLE_NS;
+	differ("x.db");
+	check_cycle(0, 1, 0);
+	assert_int_equal(stats().changed_last_cycle, 0);
+	assert_true(stats().oldest_unsynced_ns > 0);
+	check_cycle(0, 1, 0);
+	assert_int_equal(stats().changed_last_cycle, 1);
+	boot_clock_ns += INTERVAL_S * US_NS_PER_S - CYCLE_NS;
+	check_cycle(1, 0, 0);
+	/* Nothing was there: it is not an upload. */
+	boot_clock_ns += INTERVAL_S * US_NS_PER_S - CYCLE_NS;
+	struct us_cycle_result r = cycle();
+	assert_int_equal(r.unchanged, 1);
+	boot_clock_ns += CYCLE_NS;
+	differ("x.db");
+	check_cycle(1, 0, 0);
+	close_fleet();
+}
+
+/* What a sweep misses in the target does not wait. */
+static void test_interval_sweep(void **state)
+{
+	(void)state;
+	char path[PATH_LEN], time[US_TIME_NAME_LEN + 1];
+	change("a", 100);
+	change("b", 100);
+	change("c", 100);
+	open_waiting_fleet();
+	check_cycle(3, 0, 0);
+	change("c", 100);
+	us_time_name_format(record_of("a").object_time, time);
+	path_of(path, "target/b/a/%s.db.lz4", time);
+	assert_int_equal(unlink(path), 0);
+	us_time_name_format(record_of("b").object_time, time);
+	path_of(path, "target/b/b/%s.db.lz4", time);
+	assert_int_equal(truncate(path, 10), 0);
+	us_sweep(us);
+	check_cycle(2, 1, 0);
+	assert_int_equal(stats().databases_reconciled, 2);
+	close_fleet();
+}
+
+/* The last cycle takes along what waits. */
+static void test_interval_flush(void **state)
+{
+	(void)state;
+	change("a", 100);
+	open_waiting_fleet();
+	check_cycle(1, 0, 0);
+	change("a", 100);
+	check_cycle(0, 1, 0);
+	us_flush(us);
+	check_cycle(1, 0, 0);
+	change("a", 100);
+	check_cycle(1, 0, 0);
+	close_fleet();
+	change("a", 100);
+	open_waiting_fleet();
+	check_cycle(0, 1, 0);
+	close_fleet();
+}
+
+/* Killed: what waits goes on waiting. */
+static void test_interval_killed(void **state)
+{
+	(void)state;
+	char path[PATH_LEN];
+	path_of(path, "crashed");
+	assert_int_equal(mkdir(path, 0700), 0);
+	change("a", 100);
+	change("b", 100);
+	change("c", 100);
+	open_waiting_fleet();
+	check_cycle(3, 0, 0);
+	change("c", 100);
+	check_cycle(0, 1, 0);
+	change("a", 100);
+	change("b", 100);
+	boot_clock_ns += INTERVAL_S * US_NS_PER_S;
+	wall_offset_s += INTERVAL_S;
+	waits_while_held = 0;
+	is_held = hold_a;
+	while_held = take_crash_image;
+	check_cycle(2, 0, 1);
+	close_fleet();
+	is_held = NULL;
+	change("b", 100);
+	open_fleet("crashed");
+	check_cycle(1, 1, 0); /* a, of which no upload is known; b waits */
+	boot_clock_ns += INTERVAL_S * US_NS_PER_S;
+	check_cycle(1, 0, 0);
+	close_fleet();
+}
+
+/* The upload of a large database begins with the cycle that has found it changed. */
+static void test_interval_large(void **state)
+{
+	(void)state;
+	change("a", 70 << 20);
+	change("b", 100);
+	open_waiting_fleet();
+	us_carry(us, 1);
+	is_held = hold_a;
+	assert_int_equal(cycle().uploaded, 1);
+	while (put_count < 2) {
+		(void)sched_yield(); /* it is read beside the cycles */
+	}
+	boot_clock_ns += INTERVAL_S / 2 * US_NS_PER_S;
+	is_held = NULL;
+	release_one();
+	while (us_large_is_any(us)) {
+		(void)cycle();
+	}
+	change("a", 100);
+	check_cycle(0, 1, 0);
+	boot_clock_ns += INTERVAL_S / 2 * US_NS_PER_S;
+	us_carry(us, 0);
+	check_cycle(1, 0, 0);
+	close_fleet();
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -901,6 +1214,15 @@ int main(void)
 		CASE(test_unknown_outcome),
 		CASE(test_killed),
 		CASE(test_large),
+		CASE(test_interval),
+		CASE(test_interval_restart),
+		CASE(test_interval_switched_on),
+		CASE(test_interval_failure),
+		CASE(test_interval_look),
+		CASE(test_interval_sweep),
+		CASE(test_interval_flush),
+		CASE(test_interval_killed),
+		CASE(test_interval_large),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -890,7 +890,8 @@ static void test_version_1(void **state)
 	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
 	assert_int_equal(
 		sqlite3_exec(db,
-			     "ALTER TABLE record DROP COLUMN object_len; PRAGMA user_version = 1;"
+			     "ALTER TABLE record DROP COLUMN object_len;"
+			     "ALTER TABLE record DROP COLUMN uploaded_ms; PRAGMA user_version = 1;"
 			     "DELETE FROM meta WHERE name = 'last_sweep'",
 			     NULL, NULL, NULL),
 		SQLITE_OK);

@@ -197,6 +197,35 @@ static void test_names(void **state)
 	assert_int_equal(us_object_time_next(&r, 4096, 86400, epoch, epoch + 140, epoch + 140), epoch + 130);
 }
 
+static void test_stamps(void **state)
+{
+	(void)state;
+	const int64_t ms = US_NS_PER_MS;
+	assert_int_equal(us_stamp(0), 1);
+	assert_int_equal(us_stamp(10 * ms), 1);
+	assert_int_equal(us_stamp(20 * ms), 2);
+	assert_int_equal(us_stamp((INT64_C(1) << 32) * 10 * ms), 1);
+	assert_int_equal(us_stamp((INT64_C(1) << 32) * 10 * ms + 30 * ms), 3);
+	assert_int_equal(us_stamps_apart(0), 0);
+	assert_int_equal(us_stamps_apart(60), 0);
+	assert_false(us_stamp_is_early(0, 5, UINT32_MAX)); /* never uploaded */
+	assert_false(us_stamp_is_early(5, 5, 0));
+	/* At most 100 ms too early, never late, wherever the stamps are cut. */
+	static const int64_t intervals_ms[] = { 1000, 10007, 1800000, INT64_C(365) * 86400000 };
+	for (int i = 0; i < 4; i++) {
+		uint32_t apart = us_stamps_apart((uint64_t)intervals_ms[i]);
+		int64_t wrap_ms = (INT64_C(1) << 32) * 10;
+		for (int64_t first_ms = wrap_ms - 50; first_ms < wrap_ms + 50; first_ms++) {
+			uint32_t first = us_stamp(first_ms * ms);
+			int64_t due_ms = first_ms + intervals_ms[i];
+			assert_true(us_stamp_is_early(first, us_stamp((due_ms - 100) * ms), apart));
+			assert_true(us_stamp_is_early(first, us_stamp((first_ms + 5) * ms), apart));
+			assert_false(us_stamp_is_early(first, us_stamp((due_ms - 20) * ms), apart));
+			assert_false(us_stamp_is_early(first, us_stamp((due_ms + 900) * ms), apart));
+		}
+	}
+}
+
 /* -------------------------------------------------------------------- the table */
 
 static uint64_t hash_of(uint64_t i)
@@ -235,6 +264,40 @@ static void test_table_keeps_all(void **state)
 	}
 	assert_int_equal(us_table_get(table, hash_of(50000), &r), 0);
 	us_table_free(table);
+}
+
+/* Stamps go with their records, however these move; where none are kept all are 0. */
+static void test_table_stamps(void **state)
+{
+	(void)state;
+	struct us_table_sums sums;
+	for (int keeps = 0; keeps < 2; keeps++) {
+		struct us_table *table = new_table();
+		if (keeps) {
+			us_table_keep_stamps(table);
+		}
+		assert_int_equal(us_table_keeps_stamps(table), keeps);
+		for (uint32_t i = 0; i < 20000; i++) {
+			put(table, hash_of(i), 1, i % 3 == 0);
+			const struct us_record *r = us_table_acquire(table, hash_of(i), 0);
+			assert_int_equal(us_table_stamp(table, r), 0); /* not that of one before */
+			us_table_set_stamp(table, r, i + 7);
+			us_table_release(table, hash_of(i));
+		}
+		us_table_sweep(table, 3, 1, 9, NULL, NULL, &sums); /* two thirds are gone */
+		assert_int_equal(sums.gone, 13333);
+		for (uint32_t i = 0; i < 20000; i++) {
+			const struct us_record *r = us_table_acquire(table, hash_of(i), 1);
+			assert_int_equal(us_table_stamp(table, r), keeps && i % 3 == 0 ? i + 7 : 0);
+			us_table_release(table, hash_of(i));
+		}
+		us_table_clear(table);
+		put(table, hash_of(1), 1, 0);
+		const struct us_record *r = us_table_acquire(table, hash_of(1), 0);
+		assert_int_equal(us_table_stamp(table, r), 0);
+		us_table_release(table, hash_of(1));
+		us_table_free(table);
+	}
 }
 
 static void count_gone(void *arg, uint64_t hash)
@@ -585,9 +648,117 @@ static void test_state_version_1(void **arg)
 		us_state_close(state);
 	}
 	/* One of the future is not ours to guess at. */
-	run_sql("PRAGMA user_version = 3");
+	run_sql("PRAGMA user_version = 4");
 	us_state_close(open_state("t", 3600, 2000, table, reset));
 	assert_non_null(strstr(reset, "version"));
+	us_table_free(table);
+}
+
+static uint32_t stamp_of(struct us_table *table, uint64_t hash)
+{
+	const struct us_record *record = us_table_acquire(table, hash, 0);
+	assert_non_null(record);
+	uint32_t stamp = us_table_stamp(table, record);
+	us_table_release(table, hash);
+	return stamp;
+}
+
+static void set_stamp(struct us_table *table, uint64_t hash, uint32_t stamp)
+{
+	const struct us_record *record = us_table_acquire(table, hash, 1);
+	assert_non_null(record);
+	us_table_set_stamp(table, record, stamp);
+	us_table_release(table, hash);
+}
+
+static struct us_table *new_stamped_table(void)
+{
+	struct us_table *table = new_table();
+	us_table_keep_stamps(table);
+	return table;
+}
+
+/* Stamps are in the file as times of the wall clock; only who keeps them asks for them. */
+static void test_state_stamps(void **arg)
+{
+	(void)arg;
+	char reset[1024];
+	const uint32_t minute = 60 * 1000 / US_STAMP_MS;
+	struct us_table *table = new_stamped_table();
+	struct us_state *state = open_state("t", 3600, 1000, table, reset);
+	uint32_t now = us_stamp(us_clock_boot_ns());
+	set_stamp(table, hash_of(1), now - 5 * minute);
+	set_stamp(table, hash_of(2), 0);
+	set_stamp(table, hash_of(3), now - 7 * minute);
+	const struct us_state_change change[2] = { { hash_of(1), 0 }, { hash_of(2), 0 } };
+	assert_int_equal(us_state_commit(state, table, change, 2, 0, 1, 0, NULL), 0);
+	assert_int_equal(us_state_commit(state, table, NULL, 0, 1, 1, 0, NULL), 0);
+	us_state_close(state);
+	us_table_clear(table);
+	us_state_close(open_state("t", 3600, 1000, table, reset));
+	assert_true(stamp_of(table, hash_of(1)) - (now - 5 * minute) + 5 <= 10);
+	assert_int_equal(stamp_of(table, hash_of(2)), 0);
+	assert_true(stamp_of(table, hash_of(3)) - (now - 7 * minute) + 5 <= 10);
+	/* By a clock that was set since; by none. */
+	static const char *const edits[] = {
+		"uploaded_ms + 3600000", "-1", "0", "1", "9223372036854775807",
+		"-9223372036854775807 - 1", "'x'", "uploaded_ms - 43000000000",
+	};
+	for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
+		char sql[200];
+		(void)snprintf(sql, sizeof(sql),
+			       "CREATE TABLE was AS SELECT * FROM record;"
+			       "UPDATE record SET uploaded_ms = %s",
+			       edits[i]);
+		run_sql(sql);
+		us_table_clear(table);
+		us_state_close(open_state("t", 3600, 1000, table, reset));
+		assert_string_equal(reset, "");
+		assert_int_equal(stamp_of(table, hash_of(1)), 0);
+		run_sql("DELETE FROM record; INSERT INTO record SELECT * FROM was; DROP TABLE was");
+	}
+	us_table_free(table);
+	table = new_table();
+	us_state_close(open_state("t", 3600, 1000, table, reset));
+	assert_int_equal(stamp_of(table, hash_of(1)), 0);
+	us_table_free(table);
+}
+
+/* Versions 1 and 2 have no times of uploads: all of them were long ago. */
+static void test_state_stamps_of_old_versions(void **arg)
+{
+	char reset[1024];
+	struct us_table *table = new_stamped_table();
+	struct us_state *state;
+	for (int version = 1; version <= 2; version++) {
+		us_state_close(open_state("t", 3600, 1000, table, reset));
+		make_version_1();
+		if (version == 2) {
+			run_sql("ALTER TABLE record ADD COLUMN object_len INTEGER NOT NULL DEFAULT 0;"
+				"UPDATE record SET object_len = 99; PRAGMA user_version = 2");
+		}
+		us_table_clear(table);
+		assert_int_equal(us_state_open_read_only(dir, "t", table, &state, NULL), 0);
+		assert_int_equal(stamp_of(table, 77), 0);
+		us_state_close(state);
+		for (int i = 0; i < 2; i++) {
+			us_table_clear(table);
+			state = open_state("t", 3600, 2000, table, reset);
+			assert_string_equal(reset, "");
+			assert_int_equal(stamp_of(table, 77) != 0, i);
+			struct us_state_lengths *lengths;
+			assert_int_equal(us_state_lengths_open(state, &lengths, NULL), 0);
+			assert_int_equal(length_of(lengths, table, 77), version == 2 ? 99 : 0);
+			us_state_lengths_close(lengths);
+			set_stamp(table, 77, us_stamp(us_clock_boot_ns()));
+			const struct us_state_change change = { 77, 0 };
+			assert_int_equal(us_state_commit(state, table, &change, 1, 0, 1, 0, NULL), 0);
+			us_state_close(state);
+		}
+		us_table_clear(table);
+		(void)remove_dir(arg);
+		assert_int_equal(make_dir(arg), 0);
+	}
 	us_table_free(table);
 }
 
@@ -754,6 +925,7 @@ static void test_state_damage_seen_by_writing(void **arg)
 		NULL,
 		"CREATE TRIGGER t BEFORE INSERT ON meta BEGIN SELECT raise(ABORT, 'no'); END",
 		"ALTER TABLE record DROP COLUMN object_len",
+		"ALTER TABLE record DROP COLUMN uploaded_ms",
 	};
 	char reset[1024];
 	struct us_table *table = new_table();
@@ -801,7 +973,7 @@ static void test_state_values(void **arg)
 		{ "DROP TABLE meta", "damaged" },
 		{ "DROP TABLE record", "damaged" },
 		{ "ALTER TABLE record DROP COLUMN flags", "damaged" },
-		{ "INSERT INTO record VALUES (0, 1, 2, 3, 0, 1, 1, 0)", "damaged" },
+		{ "INSERT INTO record VALUES (0, 1, 2, 3, 0, 1, 1, 0, 0)", "damaged" },
 		{ "PRAGMA user_version = 0", "version" },
 		{ "PRAGMA user_version = 1000", "version" },
 		{ "PRAGMA application_id = 5", NULL }, /* see below */
@@ -991,7 +1163,9 @@ int main(void)
 		cmocka_unit_test(test_siphash_reference),
 		cmocka_unit_test(test_size_class),
 		cmocka_unit_test(test_names),
+		cmocka_unit_test(test_stamps),
 		cmocka_unit_test(test_table_keeps_all),
+		cmocka_unit_test(test_table_stamps),
 		cmocka_unit_test(test_table_forgets_after_three_clean_walks),
 		cmocka_unit_test(test_table_keeps_names_ahead),
 		cmocka_unit_test(test_see_unsure),
@@ -1002,6 +1176,8 @@ int main(void)
 		STATE_TEST(test_state_lengths),
 		STATE_TEST(test_state_whole_commit_forgets),
 		STATE_TEST(test_state_version_1),
+		STATE_TEST(test_state_stamps),
+		STATE_TEST(test_state_stamps_of_old_versions),
 		STATE_TEST(test_state_epoch_moves),
 		STATE_TEST(test_state_after_kill),
 		STATE_TEST(test_state_after_kills),

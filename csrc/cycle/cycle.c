@@ -131,7 +131,8 @@ static void wait_for_interval(struct walk *walk, const struct seen *seen)
 {
 	walk->waiting++;
 	if (!seen->was_unsynced) {
-		us_mark_dirty(walk->us, seen->path_hash, 0); /* since when holds through a restart */
+		us_mark_dirty(walk->us, seen->path_hash,
+			      0); /* since when holds through a restart */
 	}
 }
 

@@ -36,6 +36,19 @@ stop_process() {
 	process=''
 }
 
+# wait_cycle STATE_DIR: until another cycle has ended, by the file that it leaves there: to
+# ask /stats again and again would count as CPU of the process.
+wait_cycle() {
+	local i before
+	before="$(stat -c %i "$1/last-cycle.json")"
+	for ((i = 0; i < 6000; i++)); do
+		[[ $(stat -c %i "$1/last-cycle.json") == "$before" ]] || return 0
+		kill -0 "$process" || break
+		sleep 0.05
+	done
+	fail "no cycle ended: $(tail -5 "$dir/litestream.log")"
+}
+
 # wait_stats CONDITION: until /stats, then in $dir/stats, fulfills it.
 wait_stats() {
 	local i

@@ -165,21 +165,21 @@ stop_changer() {
 	changer=''
 }
 
-# steady_round OUT: after a cycle has ended something changes; one cycle later CPU, cycles and
-# uploads since then go to OUT.
+# steady_round OUT CHANGES [COUNTS]: after a cycle has ended something changes (CHANGES 1);
+# one cycle later CPU, cycles and uploads since then go to OUT.
 steady_round() {
-	local cpu before after
-	wait_stats '.cycles > 0'
-	wait_stats ".cycles > $(jq .cycles "$dir/stats") and .unsynced == 0"
-	cp "$dir/stats" "$dir/stats-before"
-	cpu="$(cpu_ticks)"
-	before="$(jq .cycles "$dir/stats")"
+	local cpu before
+	wait_cycle "$dir/steady-state"
+	wait_stats '.unsynced == 0'
+	before="$(jq -r '"\(.cycles) \(.uploads_success)"' "$dir/stats")"
 	[[ $2 == 0 ]] || change
 	[[ ! -e ${3:-} ]] || cp "$3" "$3-before"
-	wait_stats ".cycles > $before and .unsynced == 0"
-	after="$(jq .cycles "$dir/stats")"
-	echo "$(($(cpu_ticks) - cpu)) $((after - before)) $(($(jq .uploads_success "$dir/stats") - $(jq .uploads_success "$dir/stats-before")))" >"$1"
+	cpu="$(cpu_ticks)"
+	wait_cycle "$dir/steady-state"
+	cpu="$(($(cpu_ticks) - cpu))"
 	[[ ! -e ${3:-} ]] || cp "$3" "$3-after"
+	wait_stats '.unsynced == 0'
+	echo "$cpu $(jq -r '"\(.cycles) \(.uploads_success)"' "$dir/stats") $before" | awk '{ print $1, $2 - $4, $3 - $5 }' >"$1"
 }
 
 # "FIRST-END" in hex: where the functions of a name are in bin/litestream, first to last.

@@ -173,7 +173,7 @@ struct found {
 	int is_nobodys; /* nor of another version: a server's page, or what a crash has left */
 };
 
-static int32_t look(struct us_owner *owner, struct found *ret, struct us_error *err)
+static int32_t look_once(struct us_owner *owner, struct found *ret, struct us_error *err)
 {
 	char text[US_OWNER_NOTE_LEN_MAX];
 	size_t len;
@@ -198,6 +198,14 @@ static int32_t look(struct us_owner *owner, struct found *ret, struct us_error *
 		       ? us_fail(err, US_E_HTTP, "GET \"%s\": that is not the target's answer",
 				 owner->key)
 		       : 0;
+}
+
+/* What is like a note and cannot be read may have been cut off on the way: once more. */
+static int32_t look(struct us_owner *owner, struct found *ret, struct us_error *err)
+{
+	int32_t rc = look_once(owner, ret, err);
+	int is_odd = !rc && ret->version.tag[0] != '\0' && !ret->is_note && !ret->is_nobodys;
+	return is_odd ? look_once(owner, ret, err) : rc;
 }
 
 static int is_process_gone(const struct us_owner_note *mine, const struct us_owner_note *other)

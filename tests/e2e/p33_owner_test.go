@@ -261,3 +261,34 @@ func Test33Untruths(t *testing.T) {
 		t.Error("no page was served")
 	}
 }
+
+// An owner object that is cut off on the way, whole by all that HTTP says, is asked for
+// again; if it stays so, nobody knows whose the target is.
+func Test33CutOff(t *testing.T) {
+	t.Parallel()
+	s := startS3(t)
+	root := t.TempDir()
+	paths := makeFleet(t, root, 3)
+	p := startProxy(t, s.hostPort(), nil)
+	c := settings{pattern: seedPattern(root), interval: "1s", noHTTP: true, target: s.target(p.url())}
+	once := []string{"replicate", "-once", "-config", c.write(t, 0)}
+	if r := litestream(t, once); r.code != 0 {
+		t.Fatalf("exit %d\n%s", r.code, r.all())
+	}
+	for _, tt := range []struct{ cuts, exit int }{{1, 0}, {1000, 1}} {
+		left := tt.cuts
+		p.chaosFor(func(r *http.Request) bool { // one at a time: under the proxy's lock
+			is := r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/.litestream-multi-db/") && left > 0
+			if is {
+				left--
+			}
+			return is
+		}, 1, 1, faultLengthShort)
+		change(t, paths[0])
+		r := litestream(t, once)
+		p.calm()
+		if r.code != tt.exit || left == tt.cuts || (tt.exit != 0) != strings.Contains(r.all(), "or damaged") {
+			t.Errorf("%d cut off, %d of them asked for: exit %d\n%s", tt.cuts, tt.cuts-left, r.code, r.all())
+		}
+	}
+}

@@ -140,6 +140,7 @@ struct us {
 	struct us_job_list queued, queued_large, deferred, unused;
 	size_t job_max;		   /* of live ones */
 	size_t live;		   /* queued, being read, or in the store */
+	size_t live_peak;	   /* most of them in this cycle */
 	_Atomic size_t large_live; /* of these, large */
 	uint32_t large_reading;	   /* by so many workers */
 	uint64_t large[US_LARGE_MAX]; /* path hashes of those */
@@ -183,7 +184,7 @@ void us_workers_stop(struct us *us);
 /* A job to fill; waits for one. NULL: the cycle is ending (or US_E_NOMEM). */
 struct us_job *us_job_take(struct us *us);
 void us_job_queue(struct us *us, struct us_job *job);
-/* Gives back what a cycle with many jobs has taken from the heap. */
+/* Gives back what an earlier cycle has taken from the heap for more jobs than this one had. */
 void us_jobs_trim(struct us *us);
 /* Ends JOB, whose put has come back. */
 void us_job_put_done(struct us *us, struct us_job *job);

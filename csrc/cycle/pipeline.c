@@ -39,7 +39,7 @@
 #include "../base/thread.h"
 
 #define DEFERRED_MAX 512
-/* Jobs, and buffers, that stay allocated between cycles. */
+/* So many jobs, and buffers, stay allocated between cycles, or as many as the last one used. */
 #define JOBS_KEPT 64
 /* A large database is longer, and its object goes to a spool file. */
 #define LARGE_LEN_MIN (UINT64_C(64) << 20)
@@ -111,6 +111,7 @@ struct us_job *us_job_take(struct us *us)
 	}
 	if (job) {
 		us->live++;
+		us->live_peak = us->live > us->live_peak ? us->live : us->live_peak;
 		job->is_large = 0;
 		job->object.fd = -1;
 		job->patience = PATIENCE_NONE;
@@ -246,10 +247,12 @@ void us_jobs_trim(struct us *us)
 {
 	struct us_job_list surplus = { 0 };
 	(void)pthread_mutex_lock(&us->mutex);
-	while (us->unused.count > JOBS_KEPT) {
+	size_t keep = us->live_peak > JOBS_KEPT ? us->live_peak : JOBS_KEPT;
+	us->live_peak = us->live;
+	while (us->unused.count > keep) {
 		list_push(&surplus, list_pop(&us->unused));
 	}
-	while (us->spare_count > JOBS_KEPT) {
+	while (us->spare_count > keep) {
 		us_free(us->spares[--us->spare_count]);
 	}
 	(void)pthread_mutex_unlock(&us->mutex);

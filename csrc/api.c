@@ -678,6 +678,7 @@ US_API void us_close(struct us *us)
 		us_puts_end(us);
 		us->store->ops->close(us->store);
 	}
+	us_jobs_free(us);
 	us_state_close(us->state);
 	us_table_free(us->table);
 	us_report_free(us->report);

@@ -181,6 +181,7 @@ struct us {
 /* pipeline.c: jobs and the threads that read. */
 int32_t us_workers_start(struct us *us, struct us_error *err);
 void us_workers_stop(struct us *us);
+void us_jobs_free(struct us *us); /* at the end, once the store has given all back */
 /* A job to fill; waits for one. NULL: the cycle is ending (or US_E_NOMEM). */
 struct us_job *us_job_take(struct us *us);
 void us_job_queue(struct us *us, struct us_job *job);

@@ -973,6 +973,10 @@ void us_workers_stop(struct us *us)
 		us_reader_free(w->reader);
 		us_encoder_free(w->encoder);
 	}
+}
+
+void us_jobs_free(struct us *us)
+{
 	free_jobs(&us->queued);
 	free_jobs(&us->queued_large);
 	free_jobs(&us->deferred);

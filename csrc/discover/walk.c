@@ -15,6 +15,10 @@
  * probe. Subdirectories are handed out before the files are looked at. Nothing is
  * allocated per file, and no path is built but the directory's.
  *
+ * The files of a large directory are shared out: the thread that has listed it offers them
+ * (walk.sharing), and those that find no directory to read take some of its names at a time,
+ * with its descriptor and its lists, which stay as they are until all are done.
+ *
  * A directory is opened by its path below the prefix in one openat2 that follows
  * no link and crosses no mount (us_tree_open): one descriptor per thread, however
  * deep or wide the tree. Names that are literal in the pattern are not looked up in
@@ -24,8 +28,8 @@
  * error. It is not held during system calls on files or callbacks. walk.stop is
  * read without it: an order that comes a little late is fine.
  *
- * Why it ends: a thread leaves when the stack is empty and no thread is busy, as
- * only busy threads push; each change to either wakes the others.
+ * Why it ends: a thread leaves when there is nothing to take and no thread is busy, as
+ * only busy threads push and offer; each change to either wakes the others.
  */
 #include "walk.h"
 
@@ -50,6 +54,8 @@
 #define NAMES_KEEP_LEN ((size_t)1 << 20) /* a longer list is given back after its directory */
 #define NAME_LEN_MAX US_PATTERN_FILE_NAME_LEN_MAX
 #define WAL_SUFFIX_LEN 4
+#define SHARE_COUNT_MIN 4096 /* files of a directory that is shared out */
+#define SHARE_STEP 1024      /* files taken at a time */
 
 #define STATX_MASK (STATX_TYPE | STATX_SIZE | STATX_MTIME | STATX_CTIME | STATX_INO)
 #define STATX_FLAGS (AT_SYMLINK_NOFOLLOW | AT_STATX_SYNC_AS_STAT | AT_NO_AUTOMOUNT)
@@ -82,6 +88,8 @@ struct walk {
 	pthread_mutex_t mutex;
 	pthread_cond_t cond;
 	struct group *top;
+	struct walker *sharing; /* those whose files others may take */
+	uint32_t thread_count;
 	uint32_t busy_count, waiting_count;
 	uint32_t root_waits; /* the prefix itself is not taken yet */
 	struct us_error err; /* of the first stop */
@@ -91,7 +99,12 @@ struct walker {
 	struct walk *walk;
 	uint32_t thread;
 	uint32_t is_started;
-	uint32_t is_busy; /* counted in walk.busy_count */
+	uint32_t is_busy;      /* counted in walk.busy_count */
+	struct walker *helped; /* whose files it looks at; NULL: its own directory's */
+	/* while it shares, guarded by walk.mutex */
+	struct walker *next_sharing;
+	size_t share_at; /* in files: from here on they are not taken */
+	uint32_t helper_count;
 	pthread_t handle;
 	struct us_walk_result result;
 	/* the directory at hand */
@@ -483,8 +496,19 @@ static void take_prefix(struct walker *t, size_t *ret_name_len)
 	*ret_name_len = 0;
 }
 
+/* Somebody who has files left to be taken, or NULL. Wants the mutex. */
+static struct walker *find_shared(const struct walk *w)
+{
+	struct walker *s = w->sharing;
+	while (s && s->share_at == s->files.len) {
+		s = s->next_sharing;
+	}
+	return s;
+}
+
 /* Gives up the directory at hand and waits for the next one: its parent is then the
- * directory at hand, NAME (empty for the prefix) what to enter. 0: the walk is over. */
+ * directory at hand, NAME (empty for the prefix) what to enter; or t->helped is whom to
+ * help. 0: the walk is over. */
 static int take_next(struct walker *t, char name[NAME_LEN_MAX + 1], size_t *ret_name_len)
 {
 	struct walk *w = t->walk;
@@ -492,7 +516,7 @@ static int take_next(struct walker *t, char name[NAME_LEN_MAX + 1], size_t *ret_
 	pthread_mutex_lock(&w->mutex);
 	w->busy_count -= t->is_busy;
 	t->is_busy = 0;
-	while (!w->top && !w->root_waits && w->busy_count > 0 &&
+	while (!w->top && !w->root_waits && !find_shared(w) && w->busy_count > 0 &&
 	       !atomic_load_explicit(&w->stop, memory_order_relaxed)) {
 		w->waiting_count++;
 		t->result.busy_ns += us_clock_mono_ns();
@@ -507,6 +531,9 @@ static int take_next(struct walker *t, char name[NAME_LEN_MAX + 1], size_t *ret_
 		t->is_busy = 1;
 	} else if (w->top) {
 		used = pop_child(t, name, ret_name_len);
+		t->is_busy = 1;
+	} else if ((t->helped = find_shared(w)) != NULL) {
+		t->helped->helper_count++;
 		t->is_busy = 1;
 	} else {
 		pthread_cond_broadcast(&w->cond);
@@ -609,8 +636,9 @@ static int stat_file(struct walker *t, const char *name, struct us_file_stat *re
 	return 1;
 }
 
-/* Adds the file to the batch if it is a database to be reported. */
-static void look_at_file(struct walker *t, const char *name, size_t len, int64_t clock_ns)
+/* Adds the file to the batch if it is a database to be reported. OF has listed it. */
+static void look_at_file(struct walker *t, const struct walker *of, const char *name, size_t len,
+			 int64_t clock_ns)
 {
 	if (t->walk->base_len + 1 + t->dir_len + 1 + len > US_PATH_LEN_MAX) {
 		fail_path_len(t, name, len);
@@ -622,7 +650,7 @@ static void look_at_file(struct walker *t, const char *name, size_t len, int64_t
 		return;
 	}
 	char buffer[NAME_LEN_MAX + 1];
-	const char *wal = find_wal(t, name, len, buffer);
+	const char *wal = find_wal(of, name, len, buffer);
 	e->wal = (struct us_file_stat){ .len = 0 };
 	/* A `-wal` that is no file is the reader's business, but its changes count. */
 	if (wal && stat_file(t, wal, &e->wal, &is_regular) < 0) {
@@ -652,26 +680,89 @@ static void deliver(struct walker *t)
 	}
 }
 
-static void look_at_files(struct walker *t)
+/* Looks at the files of OF, which may be T, from AT to END. */
+static void look_at_range(struct walker *t, const struct walker *of, size_t at, size_t end)
 {
-	if (index_wals(t)) {
-		stop_nomem(t->walk);
-		return;
-	}
 	int64_t clock_ns = 0;
 	t->entry_count = 0;
-	for (size_t at = 0; at < t->files.len && !is_stopped(t->walk);) {
+	while (at < end && !is_stopped(t->walk)) {
 		size_t len;
-		const char *name = record_next(t->files.data, &at, &len);
+		const char *name = record_next(of->files.data, &at, &len);
 		if (t->entry_count == 0) {
 			clock_ns = us_clock_file_ns();
 		}
-		look_at_file(t, name, len, clock_ns);
+		look_at_file(t, of, name, len, clock_ns);
 		if (t->entry_count == US_WALK_BATCH_MAX) {
 			deliver(t);
 		}
 	}
 	deliver(t);
+}
+
+/* Takes files of OF and looks at them until none is left. Wants the mutex, which it gives up
+ * meanwhile. */
+static void take_files(struct walker *t, struct walker *of)
+{
+	while (of->share_at < of->files.len) {
+		size_t at = of->share_at, end = at;
+		for (size_t len, i = 0; i < SHARE_STEP && end < of->files.len; i++) {
+			(void)record_next(of->files.data, &end, &len);
+		}
+		of->share_at = end;
+		pthread_mutex_unlock(&t->walk->mutex);
+		look_at_range(t, of, at, end);
+		pthread_mutex_lock(&t->walk->mutex);
+	}
+}
+
+/* Lets others take files of T's directory, and ends when all are looked at. */
+static void share_files(struct walker *t)
+{
+	struct walk *w = t->walk;
+	pthread_mutex_lock(&w->mutex);
+	t->share_at = 0;
+	t->next_sharing = w->sharing;
+	w->sharing = t;
+	if (w->waiting_count) {
+		pthread_cond_broadcast(&w->cond);
+	}
+	take_files(t, t);
+	struct walker **link = &w->sharing;
+	while (*link != t) {
+		link = &(*link)->next_sharing;
+	}
+	*link = t->next_sharing;
+	while (t->helper_count > 0) {
+		pthread_cond_wait(&w->cond, &w->mutex);
+	}
+	pthread_mutex_unlock(&w->mutex);
+}
+
+/* Looks at files of another one's directory. */
+static void help(struct walker *t)
+{
+	struct walk *w = t->walk;
+	struct walker *of = t->helped;
+	memcpy(t->dir, of->dir, of->dir_len + 1);
+	t->dir_len = of->dir_len;
+	t->fd = of->fd;
+	pthread_mutex_lock(&w->mutex);
+	take_files(t, of);
+	t->helped = NULL;
+	of->helper_count--;
+	pthread_cond_broadcast(&w->cond);
+	pthread_mutex_unlock(&w->mutex);
+}
+
+static void look_at_files(struct walker *t)
+{
+	if (index_wals(t)) {
+		stop_nomem(t->walk);
+	} else if (t->files.count < SHARE_COUNT_MIN || t->walk->thread_count == 1) {
+		look_at_range(t, t, 0, t->files.len);
+	} else {
+		share_files(t);
+	}
 }
 
 /* -------------------------------------------------------------------- threads */
@@ -698,7 +789,11 @@ static void *run(void *arg)
 	size_t name_len = 0;
 	t->result.busy_ns -= us_clock_mono_ns();
 	while (take_next(t, name, &name_len)) {
-		visit(t, name, name_len);
+		if (t->helped) {
+			help(t);
+		} else {
+			visit(t, name, name_len);
+		}
 	}
 	t->result.busy_ns += us_clock_mono_ns();
 	return NULL;
@@ -792,9 +887,11 @@ int32_t us_walk(const struct us_pattern *pattern, int prefix_fd, uint32_t thread
 		return us_fail(err, US_E_ARG, "a walk has 1 to %d threads, not %u",
 			       US_WALK_THREADS_MAX, thread_count);
 	}
-	struct walk w = {
-		.pattern = pattern, .fns = fns, .cancel = cancel, .prefix_fd = prefix_fd
-	};
+	struct walk w = { .pattern = pattern,
+			  .fns = fns,
+			  .cancel = cancel,
+			  .prefix_fd = prefix_fd,
+			  .thread_count = thread_count };
 	int32_t rc = walk_init(&w, err);
 	if (rc) {
 		return rc;

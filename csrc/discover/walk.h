@@ -7,9 +7,9 @@
 
 /*
  * One pass over the tree below the pattern's prefix. Directories are spread over
- * THREAD_COUNT threads; each directory is read with getdents64 and each matching
- * regular file costs one statx, two where the listing shows a `-wal` beside it.
- * Results come in batches per directory, on the walking threads.
+ * THREAD_COUNT threads, and so are the files of a large one; each directory is read with
+ * getdents64 and each matching regular file costs one statx, two where the listing shows a
+ * `-wal` beside it. Results come in batches per directory, on the walking threads.
  */
 
 struct us_walk_entry {
@@ -25,7 +25,8 @@ struct us_walk_batch {
 	const char *dir; /* of the directory, relative to the prefix: "" for the prefix itself */
 	size_t dir_len;
 	const struct us_walk_entry *entries;
-	size_t entry_count; /* 1..US_WALK_BATCH_MAX; a directory may give several batches */
+	size_t entry_count; /* 1..US_WALK_BATCH_MAX; a directory may give several batches,
+			     * also on several threads at once */
 };
 
 #define US_WALK_BATCH_MAX 256

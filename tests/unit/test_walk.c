@@ -178,6 +178,7 @@ struct seen {
 	uint32_t thread_count, threads_used;
 	int32_t batch_rc;
 	_Atomic uint32_t *cancel_on_batch;
+	pthread_barrier_t *first; /* all threads meet here with their first batches */
 	size_t batches;
 	struct us_walk_result result;
 	struct us_error err;
@@ -190,6 +191,7 @@ static int32_t on_batch(void *arg, uint32_t thread, const struct us_walk_batch *
 	assert_true(thread < s->thread_count);
 	assert_true(batch->entry_count >= 1 && batch->entry_count <= US_WALK_BATCH_MAX);
 	assert_int_equal(strlen(batch->dir), batch->dir_len);
+	int is_first = !(s->threads_used & 1u << thread);
 	s->threads_used |= 1u << thread;
 	s->batches++;
 	const char *prefix = us_pattern_prefix(s->pattern) + strlen(root);
@@ -208,6 +210,9 @@ static int32_t on_batch(void *arg, uint32_t thread, const struct us_walk_batch *
 		atomic_store(s->cancel_on_batch, 1);
 	}
 	pthread_mutex_unlock(&s->mutex);
+	if (s->first && is_first) {
+		(void)pthread_barrier_wait(s->first);
+	}
 	return s->batch_rc;
 }
 
@@ -442,6 +447,45 @@ static void test_wide_directory(void **state)
 	}
 	assert_int_equal(found, 5000);
 	seen_free(s);
+}
+
+/* One directory, and each of four threads gets some of its files: it would hang else. */
+static void test_shared_directory(void **state)
+{
+	(void)state;
+	enum { COUNT = 8000, THREADS = 4 };
+	make(at("d/other"), 1);
+	for (int i = 0; i < COUNT; i++) {
+		make(at("d/%d.db", i), (size_t)i);
+		if (i % 5 == 0) {
+			make(at("d/%d.db-wal", i), (size_t)i + 1);
+		}
+	}
+	pthread_barrier_t first;
+	assert_int_equal(pthread_barrier_init(&first, NULL, THREADS), 0);
+	struct seen *s = seen_new();
+	s->first = &first;
+	assert_int_equal(walk(s, "{group}/*.db", THREADS, NULL), 0);
+	assert_int_equal(s->threads_used, (1u << THREADS) - 1);
+	assert_int_equal(s->count, COUNT);
+	static uint8_t found[COUNT];
+	memset(found, 0, sizeof(found));
+	for (size_t i = 0; i < s->count; i++) {
+		const struct us_walk_entry *e = &s->entries[i];
+		int number = -1;
+		assert_int_equal(sscanf(s->paths[i], "d/%d.db", &number), 1);
+		assert_int_equal(found[number]++, 0);
+		assert_int_equal(e->db.len, number);
+		assert_int_equal(e->wal.len, number % 5 ? 0 : number + 1);
+	}
+	seen_free(s);
+	/* A stop on one of them ends it for all. */
+	s = seen_new();
+	s->batch_rc = 5;
+	assert_int_equal(walk(s, "{group}/*.db", THREADS, NULL), US_E_CANCELED);
+	assert_true(s->batches >= 1 && s->batches <= THREADS);
+	seen_free(s);
+	pthread_barrier_destroy(&first);
 }
 
 static void test_many_directories(void **state)
@@ -807,6 +851,7 @@ int main(void)
 		WALK_TEST(test_zoo),
 		WALK_TEST(test_stats),
 		WALK_TEST(test_wide_directory),
+		WALK_TEST(test_shared_directory),
 		WALK_TEST(test_many_directories),
 		WALK_TEST(test_deep_tree),
 		WALK_TEST(test_long_paths),

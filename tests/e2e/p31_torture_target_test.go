@@ -169,62 +169,112 @@ func (w *watcher) drain(t testing.TB, dir string, seen *atomic.Int64) {
 const markPrefix = "e2e-mark-"
 
 // directory is the intake of a file target: each object that is renamed into its place
-// is read at that moment.
+// is opened at that moment, and read behind, as the audit takes its time: by then another
+// one may have its name.
 type directory struct {
 	*intake
 	t      testing.TB
 	path   string
 	watch  *watcher
+	events chan event
+	done   sync.WaitGroup
 	marks  atomic.Int64
-	missed atomic.Int64     // objects that were replaced before they could be read
-	read   map[string]int64 // by key: when what was read last had come
+	missed atomic.Int64     // objects that were replaced before they could be opened
+	last   map[string]int64 // by key: when what was opened last had come
+}
+
+const neverOpened = -1 // in place of a time
+
+type event struct {
+	key  string
+	mask uint32
+	f    *os.File // of what was renamed to key, nil: it was gone
+	at   int64    // when it came
 }
 
 func watchTarget(t testing.TB, in *intake, path string) *directory {
 	t.Helper()
-	d := &directory{intake: in, t: t, path: path, read: map[string]int64{}}
+	d := &directory{intake: in, t: t, path: path, events: make(chan event, 10000), last: map[string]int64{}}
 	dirs := []string{path}
 	for key := range in.slots {
 		dir := filepath.Join(path, key)
 		must(t, os.MkdirAll(dir, 0o700))
 		dirs = append(dirs, dir)
 	}
+	d.done.Go(func() {
+		for e := range d.events {
+			d.take(e)
+		}
+	})
 	d.watch = watchDirs(t, dirs, unix.IN_MOVED_TO|unix.IN_DELETE|unix.IN_CREATE, d.see)
 	return d
 }
 
 func (d *directory) see(dir, name string, mask uint32) {
-	rel, _ := filepath.Rel(d.path, filepath.Join(dir, name))
+	path := filepath.Join(dir, name)
+	e := event{mask: mask}
+	e.key, _ = filepath.Rel(d.path, path)
+	if mask&unix.IN_MOVED_TO != 0 {
+		e.f, e.at = openArrival(path)
+	}
+	d.events <- e
+}
+
+// openArrival tells the ctime as well: to be replaced changes it, too.
+func openArrival(path string) (*os.File, int64) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0
+	}
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil || st.Nlink == 0 {
+		f.Close()
+		return nil, 0
+	}
+	return f, st.Ctim.Nano()
+}
+
+func (d *directory) take(e event) {
 	switch {
-	case strings.HasPrefix(name, markPrefix):
-		if mask&unix.IN_CREATE != 0 {
+	case strings.HasPrefix(filepath.Base(e.key), markPrefix):
+		if e.mask&unix.IN_CREATE != 0 {
 			d.marks.Add(1)
 		}
-	case mask&unix.IN_DELETE != 0:
-		d.remove(rel)
-	case mask&unix.IN_MOVED_TO != 0:
-		f, err := os.Open(filepath.Join(dir, name))
-		if err != nil {
-			d.missed.Add(1)
-			return
-		}
-		defer f.Close()
-		var st unix.Stat_t
-		body, err := io.ReadAll(f)
-		if err != nil || unix.Fstat(int(f.Fd()), &st) != nil {
-			d.missed.Add(1)
-			return
-		}
-		at := st.Ctim.Nano()
-		if before := d.read[rel]; before == at {
-			// Read for the event before this one, of which the object was gone by then.
-			d.missed.Add(1)
-			d.unread(rel, at)
-			return
-		}
-		d.read[rel] = at
-		d.put(rel, body, at)
+	case e.mask&unix.IN_DELETE != 0:
+		d.remove(e.key)
+	case e.mask&unix.IN_MOVED_TO != 0:
+		d.takeObject(e)
 	}
+}
+
+func (d *directory) takeObject(e event) {
+	if e.f == nil {
+		d.missed.Add(1)
+		d.last[e.key] = neverOpened
+		return
+	}
+	defer e.f.Close()
+	if d.last[e.key] == neverOpened {
+		d.unread(e.key, e.at)
+	}
+	if d.last[e.key] == e.at { // opened for the event before this one
+		d.missed.Add(1)
+		d.unread(e.key, e.at)
+		return
+	}
+	body, err := io.ReadAll(e.f)
+	if err != nil {
+		d.missed.Add(1)
+		return
+	}
+	d.last[e.key] = e.at
+	d.put(e.key, body, e.at)
+}
+
+func (d *directory) close() {
+	d.watch.close()
+	close(d.events)
+	d.done.Wait()
 }
 
 func (d *directory) idle() { d.watch.drain(d.t, d.path, &d.marks) }

@@ -579,7 +579,7 @@ func (m *torture) finish() {
 	m.auditor.close()
 	m.phantoms()
 	m.neighbor.close()
-	m.file.watch.close()
+	m.file.close()
 	m.report()
 }
 

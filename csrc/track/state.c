@@ -260,6 +260,18 @@ static uint32_t stamp_of(int64_t uploaded_ms, const struct moment *now)
 	return now->stamp - (uint32_t)((now->wall_ms - uploaded_ms) / US_STAMP_MS);
 }
 
+static int select_int(struct us_state *state, const char *sql, int *ret_value)
+{
+	sqlite3_stmt *stmt = NULL;
+	int failed = sqlite3_prepare_v2(state->db, sql, -1, &stmt, NULL) ||
+		     sqlite3_step(stmt) != SQLITE_ROW;
+	if (!failed) {
+		*ret_value = sqlite3_column_int(stmt, 0);
+	}
+	(void)sqlite3_finalize(stmt); /* repeats the error */
+	return failed ? -1 : 0;
+}
+
 static const char *load_records(struct us_state *state, struct us_table *table)
 {
 	static const char *const select[] = {
@@ -270,6 +282,11 @@ static const char *load_records(struct us_state *state, struct us_table *table)
 	};
 	sqlite3_stmt *stmt = NULL;
 	int has_stamps = state->version >= 3 && us_table_keeps_stamps(table);
+	int count;
+	if (select_int(state, "SELECT count(*) FROM record", &count) || count < 0) {
+		return DAMAGED;
+	}
+	us_table_reserve(table, (uint64_t)count);
 	if (sqlite3_prepare_v2(state->db, select[has_stamps], -1, &stmt, NULL)) {
 		return DAMAGED;
 	}
@@ -304,18 +321,6 @@ static const char *load_records(struct us_state *state, struct us_table *table)
 	return why ? why : rc == SQLITE_DONE ? NULL : DAMAGED;
 }
 
-static int pragma_int(struct us_state *state, const char *sql, int *ret_value)
-{
-	sqlite3_stmt *stmt = NULL;
-	int failed = sqlite3_prepare_v2(state->db, sql, -1, &stmt, NULL) ||
-		     sqlite3_step(stmt) != SQLITE_ROW;
-	if (!failed) {
-		*ret_value = sqlite3_column_int(stmt, 0);
-	}
-	(void)sqlite3_finalize(stmt); /* repeats the error */
-	return failed ? -1 : 0;
-}
-
 /* Opens an existing file. NULL, or why it cannot be used. */
 static const char *open_existing(struct us_state *state, const char *target, int flags,
 				 struct us_table *table)
@@ -323,8 +328,8 @@ static const char *open_existing(struct us_state *state, const char *target, int
 	int id, version;
 	if (sqlite3_open_v2(state->path, &state->db, flags | SQLITE_OPEN_NOMUTEX, NULL) ||
 	    sqlite3_busy_timeout(state->db, BUSY_TIMEOUT_MS) ||
-	    pragma_int(state, "PRAGMA application_id", &id) ||
-	    pragma_int(state, "PRAGMA user_version", &version)) {
+	    select_int(state, "PRAGMA application_id", &id) ||
+	    select_int(state, "PRAGMA user_version", &version)) {
 		return DAMAGED;
 	}
 	if (id != APPLICATION_ID || version < 1 || version > SCHEMA_VERSION) {
@@ -618,7 +623,6 @@ static int32_t open_or_create(struct us_state *state, const char *target, struct
 			      ? open_existing(state, target, SQLITE_OPEN_READWRITE, table)
 			      : "it is not a regular file";
 		if (!why) {
-			(void)sqlite3_db_release_memory(state->db); /* every page was read once */
 			return run(state, "PRAGMA synchronous = FULL", "open it", err);
 		}
 	}
@@ -841,7 +845,6 @@ int32_t us_state_commit(struct us_state *state, struct us_table *table,
 	state->info.high_water_ns = high_water_ns;
 	state->info.last_sweep_s = last_sweep_s;
 	state->info.commits++;
-	(void)sqlite3_db_release_memory(state->db); /* pages are random: a cache is of no use */
 	return 0;
 }
 

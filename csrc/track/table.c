@@ -129,9 +129,8 @@ static uint32_t find_slot(const struct us_record *slots, uint32_t cap, uint64_t 
 	return slot;
 }
 
-static int grow(struct shard *shard, int keeps_stamps)
+static int resize(struct shard *shard, uint32_t cap, int keeps_stamps)
 {
-	uint32_t cap = shard->cap ? shard->cap + shard->cap / 2 : CAP_MIN;
 	size_t slot_len = sizeof(struct us_record) + (keeps_stamps ? sizeof(uint32_t) : 0);
 	void *memory = us_alloc_array((size_t)cap + LINE_LEN / sizeof(struct us_record), slot_len);
 	if (!memory) {
@@ -150,6 +149,24 @@ static int grow(struct shard *shard, int keeps_stamps)
 	}
 	set_memory(shard, memory, cap, keeps_stamps);
 	return 0;
+}
+
+static int grow(struct shard *shard, int keeps_stamps)
+{
+	return resize(shard, shard->cap ? shard->cap + shard->cap / 2 : CAP_MIN, keeps_stamps);
+}
+
+void us_table_reserve(struct us_table *table, uint64_t count)
+{
+	uint64_t cap = count / SHARD_COUNT + count / SHARD_COUNT / 4 + CAP_MIN;
+	for (int i = 0; i < SHARD_COUNT && cap <= UINT32_MAX; i++) {
+		struct shard *shard = &table->shards[i];
+		(void)pthread_mutex_lock(&shard->mutex);
+		if (shard->cap < cap) {
+			(void)resize(shard, (uint32_t)cap, table->keeps_stamps); /* or it grows */
+		}
+		(void)pthread_mutex_unlock(&shard->mutex);
+	}
 }
 
 struct us_record *us_table_acquire(struct us_table *table, uint64_t path_hash, int create)

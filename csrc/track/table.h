@@ -13,6 +13,9 @@ struct us_table;
 int32_t us_table_new(struct us_table **ret_table, struct us_error *err);
 void us_table_free(struct us_table *table);
 void us_table_clear(struct us_table *table); /* forgets every record */
+/* Makes room for COUNT records at once, and some more: growing on the way leaves holes in the
+ * heap. */
+void us_table_reserve(struct us_table *table, uint64_t count);
 
 /* Before the first record: with each, TABLE keeps a stamp (us_stamp), 4 bytes more. */
 void us_table_keep_stamps(struct us_table *table);

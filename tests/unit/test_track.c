@@ -266,6 +266,31 @@ static void test_table_keeps_all(void **state)
 	us_table_free(table);
 }
 
+/* Where room was made, nothing moves as records come; two of them are a cache line. */
+static void test_table_reserve(void **state)
+{
+	(void)state;
+	enum { COUNT = 50000 };
+	struct us_table *table = new_table();
+	put(table, hash_of(0), 1, 0);
+	us_table_reserve(table, COUNT);
+	const struct us_record *first = us_table_acquire(table, hash_of(0), 0);
+	us_table_release(table, hash_of(0));
+	assert_int_equal((uintptr_t)first % sizeof(*first), 0);
+	for (uint32_t i = 1; i < COUNT; i++) {
+		put(table, hash_of(i), i + 1, 0);
+		assert_ptr_equal(us_table_acquire(table, hash_of(0), 0), first);
+		us_table_release(table, hash_of(0));
+	}
+	us_table_reserve(table, 10); /* there is room for more already */
+	for (uint32_t i = 0; i < COUNT; i++) {
+		struct us_record r;
+		assert_int_equal(us_table_get(table, hash_of(i), &r), 1);
+		assert_int_equal(r.object_time, i + 1);
+	}
+	us_table_free(table);
+}
+
 /* Stamps go with their records, however these move; where none are kept all are 0. */
 static void test_table_stamps(void **state)
 {
@@ -1165,6 +1190,7 @@ int main(void)
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_stamps),
 		cmocka_unit_test(test_table_keeps_all),
+		cmocka_unit_test(test_table_reserve),
 		cmocka_unit_test(test_table_stamps),
 		cmocka_unit_test(test_table_forgets_after_three_clean_walks),
 		cmocka_unit_test(test_table_keeps_names_ahead),

@@ -28,9 +28,8 @@
 #include <unistd.h>
 
 #include "../../csrc/cycle/fleet.h"
-#include "scratch.h"
+#include "fleet_dir.h"
 
-#define PATH_LEN (SCRATCH_LEN + 512)
 #define HELD_MAX 256
 
 /* ------------------------------------------------------------------- the clocks */
@@ -178,24 +177,12 @@ static int32_t hook_list(struct us_store *store, const char *prefix, us_store_li
 
 /* ------------------------------------------------------------------- the fleet */
 
-static char dir[SCRATCH_LEN];
 static uint64_t min_interval_ms; /* of the fleets to be opened */
-
-__attribute__((format(printf, 2, 3))) static void path_of(char *ret, const char *format, ...)
-{
-	char rest[PATH_LEN];
-	va_list args;
-	va_start(args, format);
-	(void)vsnprintf(rest, sizeof(rest), format, args);
-	va_end(args);
-	assert_true(snprintf(ret, PATH_LEN, "%s/%.400s", dir, rest) < PATH_LEN);
-}
 
 static int setup(void **state)
 {
 	(void)state;
 	static const char *const dirs[] = { "data", "target", "state" };
-	char path[PATH_LEN];
 	wall_offset_s = file_clock_ns = slept_ns = boot_clock_ns = 0;
 	min_interval_ms = 0;
 	put_count = list_count = 0;
@@ -205,22 +192,7 @@ static int setup(void **state)
 	ended = NULL;
 	held_count = held_fresh = 0;
 	held_len = held_len_peak = 0;
-	if (scratch_dir(dir)) {
-		return -1;
-	}
-	for (size_t i = 0; i < 3; i++) {
-		path_of(path, "%s", dirs[i]);
-		if (mkdir(path, 0700)) {
-			return -1;
-		}
-	}
-	return 0;
-}
-
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-	(void)st, (void)flag, (void)ftw;
-	return remove(path);
+	return make_dirs(dirs, sizeof(dirs) / sizeof(dirs[0]));
 }
 
 static int teardown(void **state)
@@ -228,7 +200,7 @@ static int teardown(void **state)
 	(void)state;
 	us_close(us); /* of a test that failed */
 	us = NULL;
-	return nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	return remove_dirs();
 }
 
 static void open_fleet(const char *state_dir)

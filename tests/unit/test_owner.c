@@ -29,9 +29,8 @@
 
 #include "../../csrc/cycle/fleet.h"
 #include "../../csrc/cycle/owner_note.h"
-#include "scratch.h"
+#include "fleet_dir.h"
 
-#define PATH_LEN (SCRATCH_LEN + 512)
 #define WAIT_MS 20000
 #define MINUTE 60
 
@@ -128,44 +127,17 @@ static int32_t hook_remove_many(struct us_store *store, const char *const *keys,
 
 /* ------------------------------------------------------------------- the fleets */
 
-static char dir[SCRATCH_LEN];
 static struct us *first, *second;
-
-static void path_of(char *ret, const char *format, ...)
-{
-	char rest[PATH_LEN];
-	va_list args;
-	va_start(args, format);
-	(void)vsnprintf(rest, sizeof(rest), format, args);
-	va_end(args);
-	assert_true(snprintf(ret, PATH_LEN, "%s/%.400s", dir, rest) < PATH_LEN);
-}
 
 static int setup(void **state)
 {
 	(void)state;
 	static const char *const dirs[] = { "data", "target", "state1", "state2" };
-	char path[PATH_LEN];
 	boot_offset_s = mono_offset_s = fast_left_s = 0;
 	read_count = write_count = list_count = remove_count = 0;
 	read_rc = write_rc = 0;
 	refuses_conditions = list_held = list_taken = 0;
-	if (scratch_dir(dir)) {
-		return -1;
-	}
-	for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
-		path_of(path, "%s", dirs[i]);
-		if (mkdir(path, 0700)) {
-			return -1;
-		}
-	}
-	return 0;
-}
-
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-	(void)st, (void)flag, (void)ftw;
-	return remove(path);
+	return make_dirs(dirs, sizeof(dirs) / sizeof(dirs[0]));
 }
 
 static void close_one(struct us **us)
@@ -187,7 +159,7 @@ static int teardown(void **state)
 	list_held = 0;
 	close_one(&first); /* of a test that failed */
 	close_one(&second);
-	return nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	return remove_dirs();
 }
 
 static struct us *open_with(const char *state_name, const char *template, uint64_t retention_s)

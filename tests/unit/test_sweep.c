@@ -24,11 +24,10 @@
 #include <unistd.h>
 
 #include "../../csrc/cycle/fleet.h"
-#include "scratch.h"
+#include "fleet_dir.h"
 
 #define DAY 86400
 #define RETENTION_S (30 * DAY)
-#define PATH_LEN (SCRATCH_LEN + 512)
 #define NAME_LEN (US_OBJECT_NAME_LEN + 1)
 #define OBJECTS_MAX 4096
 
@@ -111,44 +110,17 @@ static int32_t hook_remove_many(struct us_store *store, const char *const *keys,
 
 /* ------------------------------------------------------------------- the fleet */
 
-static char dir[SCRATCH_LEN];
-
-static void path_of(char *ret, const char *format, ...)
-{
-	char rest[PATH_LEN];
-	va_list args;
-	va_start(args, format);
-	(void)vsnprintf(rest, sizeof(rest), format, args);
-	va_end(args);
-	assert_true(snprintf(ret, PATH_LEN, "%s/%.400s", dir, rest) < PATH_LEN);
-}
 
 static int setup(void **state)
 {
 	(void)state;
 	static const char *const dirs[] = { "data", "target", "state" };
-	char path[PATH_LEN];
 	clock_offset_s = 0;
 	list_rc = remove_rc = 0;
 	list_count = remove_count = 0;
 	remove_most = 0;
 	list_held = list_taken = 0;
-	if (scratch_dir(dir)) {
-		return -1;
-	}
-	for (size_t i = 0; i < 3; i++) {
-		path_of(path, "%s", dirs[i]);
-		if (mkdir(path, 0700)) {
-			return -1;
-		}
-	}
-	return 0;
-}
-
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-	(void)st, (void)flag, (void)ftw;
-	return remove(path);
+	return make_dirs(dirs, sizeof(dirs) / sizeof(dirs[0]));
 }
 
 static int teardown(void **state)
@@ -156,7 +128,7 @@ static int teardown(void **state)
 	(void)state;
 	us_close(us); /* of a test that failed */
 	us = NULL;
-	return nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	return remove_dirs();
 }
 
 static void open_fleet(uint64_t retention_s)

@@ -631,8 +631,8 @@ static void test_limited(void **state)
 	(void)state;
 	struct us_put put;
 	begin_faults(PART, -1, 0, NULL);
-	struct us_s3_store *s3 = (struct us_s3_store *)store;
-	us_rate_init(&s3->rate, 100 * MIB); /* nothing is under way */
+	store->ops->close(store);
+	store = open_limited(server.endpoint, "bk1", 32, NULL, 100 * MIB);
 	int64_t start_ns = us_clock_mono_ns();
 	fill_spooled(&put, "big", spool, SPOOL_LEN);
 	assert_int_equal(put_now(store, &put), 0);

@@ -39,8 +39,10 @@
 #include "../base/thread.h"
 
 #define DEFERRED_MAX 512
-/* So many jobs, and buffers, stay allocated between cycles, or as many as the last one used. */
-#define JOBS_KEPT 64
+/* So many jobs, and buffers, stay allocated between cycles: as many as the last one used, but
+ * at least and at most these. */
+#define JOBS_KEPT_MIN 64
+#define JOBS_KEPT_MAX US_SPARES_MAX
 /* A large database is longer, and its object goes to a spool file. */
 #define LARGE_LEN_MIN (UINT64_C(64) << 20)
 /* A cycle that has begun large ones gives them so long to end with it. */
@@ -247,7 +249,8 @@ void us_jobs_trim(struct us *us)
 {
 	struct us_job_list surplus = { 0 };
 	(void)pthread_mutex_lock(&us->mutex);
-	size_t keep = us->live_peak > JOBS_KEPT ? us->live_peak : JOBS_KEPT;
+	size_t keep = us->live_peak > JOBS_KEPT_MIN ? us->live_peak : JOBS_KEPT_MIN;
+	keep = keep < JOBS_KEPT_MAX ? keep : JOBS_KEPT_MAX;
 	us->live_peak = us->live;
 	while (us->unused.count > keep) {
 		list_push(&surplus, list_pop(&us->unused));

@@ -623,6 +623,7 @@ static int32_t open_or_create(struct us_state *state, const char *target, struct
 			      ? open_existing(state, target, SQLITE_OPEN_READWRITE, table)
 			      : "it is not a regular file";
 		if (!why) {
+			(void)sqlite3_db_release_memory(state->db); /* every page was read once */
 			return run(state, "PRAGMA synchronous = FULL", "open it", err);
 		}
 	}
@@ -845,6 +846,7 @@ int32_t us_state_commit(struct us_state *state, struct us_table *table,
 	state->info.high_water_ns = high_water_ns;
 	state->info.last_sweep_s = last_sweep_s;
 	state->info.commits++;
+	(void)sqlite3_db_release_memory(state->db); /* pages are random: a cache is of no use */
 	return 0;
 }
 

@@ -869,7 +869,7 @@ func TestRunCommand_Status(t *testing.T) {
 	}
 	if c := status.LastCycle; c == nil || c.Databases != 4 || c.Unsynced != 0 || c.Changed != 4 || c.CycleSeconds <= 0 {
 		t.Errorf("last cycle: %+v", c)
-	} else if st := c.StageSeconds; st.Walk <= 0 || st.Track <= 0 || st.Read <= 0 || st.Encode <= 0 || st.UploadWait < 0 || st.Commit <= 0 ||
+	} else if st := c.StageSeconds; st.Walk <= 0 || st.Track <= 0 || st.Read <= 0 || st.Encode <= 0 || st.UploadWait <= 0 || st.Commit <= 0 ||
 		st.Walk+st.Track > 2*c.CycleSeconds*float64(runtime.NumCPU()) {
 		t.Errorf("stages of the last cycle of %g s: %+v", c.CycleSeconds, st)
 	}

@@ -218,6 +218,7 @@ static void *walk_main(void *arg)
 	us->stage_ns[US_STAGE_WALK] += walk->result.busy_ns - walk->callback_ns;
 	(void)pthread_mutex_lock(&us->mutex);
 	us->walk_done = 1;
+	us_note_wait(us);
 	us->now.scan_seconds = (double)(us_clock_mono_ns() - walk->start_ns) / (double)US_NS_PER_S;
 	(void)pthread_cond_broadcast(&us->work);
 	(void)pthread_cond_signal(&us->done);
@@ -296,9 +297,7 @@ static void drain(struct us *us)
 {
 	int64_t committed_ns = us_clock_mono_ns();
 	for (;;) {
-		int64_t start_ns = us_clock_mono_ns();
 		(void)pthread_mutex_lock(&us->mutex);
-		int uploads_left = us->walk_done && us->live == us->putting && us->putting > 0;
 		int over = us->walk_done && us->deferred.count == 0 && may_end(us);
 		if (!over && us->putting == 0 && us->dirty_count < US_DIRTY_MAX) {
 			(void)us_cond_wait_ns(&us->done, &us->mutex,
@@ -315,9 +314,6 @@ static void drain(struct us *us)
 		}
 		if (putting) {
 			reap(us);
-		}
-		if (uploads_left) {
-			us->stage_ns[US_STAGE_UPLOAD_WAIT] += us_clock_mono_ns() - start_ns;
 		}
 		if (due) {
 			struct us_error err = US_ERROR_INIT;
@@ -438,6 +434,7 @@ static void begin(struct us *us, int prefix_fd)
 	warn_of_clock(us);
 	(void)pthread_mutex_lock(&us->mutex);
 	us->walk_done = 0;
+	us_note_wait(us);
 	us->patience_end_ns = 0;
 	us->target_down = 0;
 	us->network_failures = 0;

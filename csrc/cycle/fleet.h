@@ -146,6 +146,8 @@ struct us {
 	uint64_t large[US_LARGE_MAX]; /* path hashes of those */
 	int64_t large_wait_ns; /* monotonic: until then a cycle waits for large ones, too */
 	size_t putting;		   /* in the store */
+	int waits;		   /* nothing is left to do but to wait for these, ... */
+	int64_t wait_ns;	   /* ... as far as is booked until then (monotonic) */
 	uint64_t staged, staged_max;
 	uint8_t *spares[US_SPARES_MAX]; /* buffers for small objects, US_SPARE_LEN bytes each */
 	size_t spare_count;
@@ -185,6 +187,9 @@ void us_jobs_free(struct us *us); /* at the end, once the store has given all ba
 /* A job to fill; waits for one. NULL: the cycle is ending (or US_E_NOMEM). */
 struct us_job *us_job_take(struct us *us);
 void us_job_queue(struct us *us, struct us_job *job);
+/* Books the time in which nothing was left to do but to wait for the target. After whatever
+ * may begin or end that; wants the mutex. */
+void us_note_wait(struct us *us);
 /* Gives back what an earlier cycle has taken from the heap for more jobs than this one had. */
 void us_jobs_trim(struct us *us);
 /* Ends JOB, whose put has come back. */

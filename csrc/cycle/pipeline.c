@@ -131,10 +131,21 @@ void us_job_queue(struct us *us, struct us_job *job)
 	(void)pthread_mutex_unlock(&us->mutex);
 }
 
+void us_note_wait(struct us *us)
+{
+	int64_t now_ns = us_clock_mono_ns();
+	if (us->waits) {
+		us->stage_ns[US_STAGE_UPLOAD_WAIT] += now_ns - us->wait_ns;
+	}
+	us->waits = us->walk_done && us->putting > 0 && us->live == us->putting;
+	us->wait_ns = now_ns;
+}
+
 /* A job has left the pipeline. Wants the mutex. */
 static void leave(struct us *us)
 {
 	us->live--;
+	us_note_wait(us);
 	if (us->room_waiters > 0) {
 		(void)pthread_cond_signal(&us->room);
 	}
@@ -578,6 +589,7 @@ void us_job_put_done(struct us *us, struct us_job *job)
 			  (rc && us_is_refused_for_all(&job->put.err));
 	(void)pthread_mutex_lock(&us->mutex);
 	us->putting--;
+	us_note_wait(us);
 	us->network_failures = unreachable ? us->network_failures + 1 : 0;
 	int give_up = us->network_failures >= NETWORK_FAILURES_MAX;
 	if (rc == 0) {
@@ -799,6 +811,7 @@ static void send(struct us *us, struct us_job *job)
 	if (us->putting++ == 0) {
 		(void)pthread_cond_signal(&us->done);
 	}
+	us_note_wait(us);
 	(void)pthread_mutex_unlock(&us->mutex);
 	us->store->ops->put_start(us->store, &job->put);
 }

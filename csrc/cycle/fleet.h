@@ -156,7 +156,7 @@ struct us {
 	int64_t patience_end_ns; /* monotonic; 0: not begun */
 	uint64_t turn; /* path hash from which on deferred ones are read: next to the last one */
 	uint32_t network_failures; /* in a row */
-	int target_down; /* the cycle has given up on the target */
+	_Atomic int target_down; /* the cycle has given up on the target */
 	struct us_error target_error;
 	struct us_state_change *dirty; /* records that are to be committed */
 	size_t dirty_count, dirty_cap;

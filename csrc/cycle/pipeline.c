@@ -43,6 +43,9 @@
  * at least and at most these. */
 #define JOBS_KEPT_MIN 64
 #define JOBS_KEPT_MAX US_SPARES_MAX
+/* A walk that has had to wait goes on when so many jobs are free, and not for each: to wake
+ * it costs more than to fill one. Less than job_max without the large ones. */
+#define ROOM_STEP 32
 /* A large database is longer, and its object goes to a spool file. */
 #define LARGE_LEN_MIN (UINT64_C(64) << 20)
 /* A cycle that has begun large ones gives them so long to end with it. */
@@ -146,7 +149,7 @@ static void leave(struct us *us)
 {
 	us->live--;
 	us_note_wait(us);
-	if (us->room_waiters > 0) {
+	if (us->room_waiters > 0 && us->live + ROOM_STEP <= us->job_max) {
 		(void)pthread_cond_signal(&us->room);
 	}
 	if (us->walk_done && us->deferred.count > 0) {
@@ -177,25 +180,18 @@ static void forget_large(struct us *us, uint64_t path_hash)
 	us->large[i] = us->large[--us->large_live];
 }
 
-/* Keeps the buffer of JOB's object for another one. */
-static void keep_spare(struct us *us, struct us_job *job)
-{
-	(void)pthread_mutex_lock(&us->mutex);
-	if (job->object.cap == US_SPARE_LEN && us->spare_count < US_SPARES_MAX) {
-		us->spares[us->spare_count++] = job->object.data;
-		job->object.data = NULL;
-	}
-	(void)pthread_mutex_unlock(&us->mutex);
-}
-
 static void job_free(struct us *us, struct us_job *job)
 {
-	keep_spare(us, job);
-	us_object_done(&job->object);
+	struct us_object object = job->object;
+	job->object = (struct us_object){ .fd = -1 };
 	if (job->is_large) {
 		(void)close(job->prefix_fd); /* a directory */
 	}
 	(void)pthread_mutex_lock(&us->mutex);
+	if (object.cap == US_SPARE_LEN && us->spare_count < US_SPARES_MAX) {
+		us->spares[us->spare_count++] = object.data;
+		object.data = NULL;
+	}
 	give_back(us, job, 0);
 	if (job->is_large) {
 		forget_large(us, job->path_hash);
@@ -203,6 +199,7 @@ static void job_free(struct us *us, struct us_job *job)
 	list_push(&us->unused, job);
 	leave(us);
 	(void)pthread_mutex_unlock(&us->mutex);
+	us_object_done(&object);
 }
 
 int us_is_large(const struct us *us, uint64_t db_len)
@@ -318,10 +315,13 @@ static int patience_left(struct us *us)
 	return now_ns < us->patience_end_ns;
 }
 
-/* The next job to read: a queued one, else, once the walk is done, a deferred one. */
-static struct us_job *next_job(struct us *us)
+/* The next job to read: a queued one, else, once the walk is done, a deferred one. Before W
+ * waits for one it closes the directory that it keeps open. */
+static struct us_job *next_job(struct us_worker *w)
 {
+	struct us *us = w->us;
 	struct us_job *job = NULL;
+	int rests = 0;
 	(void)pthread_mutex_lock(&us->mutex);
 	for (;;) {
 		job = list_pop(&us->queued);
@@ -341,6 +341,13 @@ static struct us_job *next_job(struct us *us)
 		}
 		if (job || us->closing) {
 			break;
+		}
+		if (!rests) {
+			(void)pthread_mutex_unlock(&us->mutex);
+			us_reader_forget(w->reader);
+			rests = 1;
+			(void)pthread_mutex_lock(&us->mutex);
+			continue;
 		}
 		(void)pthread_cond_wait(&us->work, &us->mutex);
 	}
@@ -620,8 +627,10 @@ void us_job_put_done(struct us *us, struct us_job *job)
 
 /* ------------------------------------------------------------------ reading */
 
-/* Waits until LEN bytes of the staging budget are JOB's. */
-static int32_t stage_bytes(struct us *us, struct us_job *job, uint64_t len, struct us_error *err)
+/* Waits until LEN bytes of the staging budget are JOB's. RET_SPARE, if it is not NULL, gets a
+ * buffer that was used before, or NULL. */
+static int32_t stage_bytes(struct us *us, struct us_job *job, uint64_t len, uint8_t **ret_spare,
+			   struct us_error *err)
 {
 	(void)pthread_mutex_lock(&us->mutex);
 	give_back(us, job, 0); /* of a try before */
@@ -634,6 +643,9 @@ static int32_t stage_bytes(struct us *us, struct us_job *job, uint64_t len, stru
 	if (!canceled) {
 		us->staged += len;
 		job->staged_bytes = len;
+		if (ret_spare && us->spare_count > 0) {
+			*ret_spare = us->spares[--us->spare_count];
+		}
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
 	return canceled ? us_fail(err, US_E_CANCELED, "canceled") : 0;
@@ -646,16 +658,9 @@ static void unstage_bytes(struct us *us, struct us_job *job, uint64_t keep_len)
 	(void)pthread_mutex_unlock(&us->mutex);
 }
 
-/* Lets the next object be made in a buffer that was used before, or will be again. */
-static int32_t use_spare(struct us_worker *w, struct us_error *err)
+/* Lets the next object be made in SPARE, or (NULL) in a buffer that will be used again. */
+static int32_t use_spare(struct us_worker *w, uint8_t *spare, struct us_error *err)
 {
-	struct us *us = w->us;
-	uint8_t *spare = NULL;
-	(void)pthread_mutex_lock(&us->mutex);
-	if (us->spare_count > 0) {
-		spare = us->spares[--us->spare_count];
-	}
-	(void)pthread_mutex_unlock(&us->mutex);
 	spare = spare ? spare : us_alloc(US_SPARE_LEN);
 	if (!spare) {
 		return us_fail_nomem(err);
@@ -674,10 +679,11 @@ static int32_t begin_image(void *arg, const struct us_image_info *info, struct u
 	bound = is_small ? US_SPARE_LEN : bound;
 	w->failed_stage = "encode";
 	int64_t start_ns = us_clock_mono_ns();
-	int32_t rc = stage_bytes(us, w->job, to_file ? 0 : bound, err);
+	uint8_t *spare = NULL;
+	int32_t rc = stage_bytes(us, w->job, to_file ? 0 : bound, is_small ? &spare : NULL, err);
 	w->room_ns += us_clock_mono_ns() - start_ns;
 	if (!rc && is_small) {
-		rc = use_spare(w, err);
+		rc = use_spare(w, spare, err);
 	}
 	if (!rc) {
 		rc = us_encoder_begin(w->encoder, info->image_len, to_file, err);
@@ -881,13 +887,10 @@ static void process(struct us_worker *w)
 		job_free(us, job);
 		return;
 	}
-	(void)pthread_mutex_lock(&us->mutex);
-	int down = us->target_down;
-	if (down) {
+	if (us->target_down) {
+		(void)pthread_mutex_lock(&us->mutex);
 		err = us->target_error;
-	}
-	(void)pthread_mutex_unlock(&us->mutex);
-	if (down) {
+		(void)pthread_mutex_unlock(&us->mutex);
 		job_fail_as(us, job, STAGE_UPLOAD, &err, 1);
 		return;
 	}
@@ -902,7 +905,8 @@ static void process(struct us_worker *w)
 		.inode = job->inode,
 		.is_foreign = us->has_foreign ? us_foreign_has : NULL,
 		.arg = us,
-		.patient = job->patience == PATIENCE_FULL
+		.patient = job->patience == PATIENCE_FULL,
+		.keeps_dir = !job->is_large,
 	};
 	const struct us_image_sink sink = { .begin = begin_image, .write = write_image, .arg = w };
 	w->failed_stage = NULL;
@@ -938,10 +942,11 @@ static void *worker_main(void *arg)
 {
 	struct us_worker *w = arg;
 	struct us *us = w->us;
-	while ((w->job = next_job(us)) != NULL) {
+	while ((w->job = next_job(w)) != NULL) {
 		int is_large = w->job->is_large;
 		process(w);
-		if (is_large) {
+		if (is_large) { /* and the next one's cycle may be another */
+			us_reader_forget(w->reader);
 			(void)pthread_mutex_lock(&us->mutex);
 			us->large_reading--;
 			(void)pthread_cond_signal(&us->work);

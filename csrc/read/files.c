@@ -30,7 +30,6 @@
 #define SUFFIX_WAL "-wal"
 #define SUFFIX_JOURNAL "-journal"
 #define SUFFIX_DOTFILE ".lock"
-#define DIR_NAME_CAP 4096
 
 static void close_fd(int *fd)
 {
@@ -40,7 +39,36 @@ static void close_fd(int *fd)
 	}
 }
 
-static int32_t open_dir(struct us_files *f, struct us_error *err)
+/* The directory of DIR_LEN bytes of the source's path. */
+static int32_t open_dir_at(struct us_files *f, size_t dir_len, struct us_files_dir *kept,
+			   struct us_error *err)
+{
+	const struct us_read_source *source = f->source;
+	char dir[US_DIR_NAME_CAP];
+	if (dir_len >= sizeof(dir)) {
+		return us_fail_errno(err, ENAMETOOLONG, "cannot open \"%s\"", source->display);
+	}
+	memcpy(dir, source->rel, dir_len);
+	dir[dir_len] = '\0';
+	f->dir_is_borrowed = source->keeps_dir;
+	if (source->keeps_dir && kept->fd >= 0 && strcmp(dir, kept->rel) == 0) {
+		f->dir_fd = kept->fd;
+		return 0;
+	}
+	f->dir_fd = us_tree_open(source->prefix_fd, dir, O_RDONLY | O_DIRECTORY, source->display,
+				 err);
+	if (f->dir_fd < 0) {
+		return f->dir_fd;
+	}
+	if (source->keeps_dir) {
+		close_fd(&kept->fd);
+		kept->fd = f->dir_fd;
+		memcpy(kept->rel, dir, dir_len + 1);
+	}
+	return 0;
+}
+
+static int32_t open_dir(struct us_files *f, struct us_files_dir *kept, struct us_error *err)
 {
 	const char *rel = f->source->rel;
 	const char *slash = strrchr(rel, '/');
@@ -52,19 +80,10 @@ static int32_t open_dir(struct us_files *f, struct us_error *err)
 	memcpy(f->name, name, name_len + 1);
 	if (!slash) {
 		f->dir_fd = f->source->prefix_fd;
-		f->dir_is_prefix = 1;
+		f->dir_is_borrowed = 1;
 		return 0;
 	}
-	char dir[DIR_NAME_CAP];
-	size_t dir_len = (size_t)(slash - rel);
-	if (dir_len >= sizeof(dir)) {
-		return us_fail_errno(err, ENAMETOOLONG, "cannot open \"%s\"", f->source->display);
-	}
-	memcpy(dir, rel, dir_len);
-	dir[dir_len] = '\0';
-	f->dir_fd = us_tree_open(f->source->prefix_fd, dir, O_RDONLY | O_DIRECTORY,
-				 f->source->display, err);
-	return f->dir_fd < 0 ? f->dir_fd : 0;
+	return open_dir_at(f, (size_t)(slash - rel), kept, err);
 }
 
 /* Opens NAME, unless this process has that file open elsewhere: then it is refused
@@ -106,7 +125,8 @@ static int32_t open_file(struct us_files *f, const char *name, struct us_error *
 	return fd;
 }
 
-int32_t us_files_open(struct us_files *f, const struct us_read_source *source, struct us_error *err)
+int32_t us_files_open(struct us_files *f, const struct us_read_source *source,
+		      struct us_files_dir *kept, struct us_error *err)
 {
 	*f = (struct us_files){
 		.source = source,
@@ -115,7 +135,7 @@ int32_t us_files_open(struct us_files *f, const struct us_read_source *source, s
 		.wal_fd = -1,
 		.journal_fd = -1,
 	};
-	int32_t rc = open_dir(f, err);
+	int32_t rc = open_dir(f, kept, err);
 	if (rc) {
 		return rc;
 	}
@@ -128,7 +148,7 @@ void us_files_close(struct us_files *f)
 	close_fd(&f->journal_fd);
 	close_fd(&f->wal_fd);
 	close_fd(&f->db_fd);
-	if (!f->dir_is_prefix) {
+	if (!f->dir_is_borrowed) {
 		close_fd(&f->dir_fd);
 	}
 	f->dir_fd = -1;

@@ -7,6 +7,13 @@
 #include "wal.h"
 
 #define US_FILE_NAME_CAP 272 /* 255, the longest suffix, and a NUL */
+#define US_DIR_NAME_CAP 4096
+
+/* A directory that stays open from one database to the next. */
+struct us_files_dir {
+	int fd; /* -1: none */
+	char rel[US_DIR_NAME_CAP];
+};
 
 /*
  * The files of one database as one try found them: open, with their stats and
@@ -16,7 +23,7 @@ struct us_files {
 	const struct us_read_source *source;   /* borrowed */
 	char name[US_FILE_NAME_CAP];           /* of the database in its directory */
 	int dir_fd, db_fd, wal_fd, journal_fd; /* -1: not open */
-	int dir_is_prefix;                     /* dir_fd is the source's */
+	int dir_is_borrowed;                   /* dir_fd is the source's, or kept */
 	uint32_t mode, uid, gid;
 
 	/* set by us_files_look, in this order */
@@ -31,9 +38,10 @@ struct us_files {
 	struct us_wal_header wal_header;
 };
 
-/* Opens the directory and the database; the inode must be the source's. */
+/* Opens the directory and the database; the inode must be the source's. If the source says so,
+ * the directory is KEPT's, or is kept there. */
 int32_t us_files_open(struct us_files *files, const struct us_read_source *source,
-		      struct us_error *err);
+		      struct us_files_dir *kept, struct us_error *err);
 /* Accepts a files of which us_files_open failed; a second call does nothing. */
 void us_files_close(struct us_files *files);
 

@@ -64,6 +64,7 @@ struct us_reader {
 	uint8_t *memory, *chunk; /* allocated when first needed, then kept */
 	size_t memory_cap;
 	struct us_overlay wal_overlay, journal_overlay;
+	struct us_files_dir dir;
 };
 
 /* One try. */
@@ -98,8 +99,17 @@ int32_t us_reader_new(size_t memory_len, int spool_fd, struct us_reader **ret_re
 	}
 	r->memory_len = memory_len - CHUNK_LEN;
 	r->spool_fd = spool_fd;
+	r->dir.fd = -1;
 	*ret_reader = r;
 	return 0;
+}
+
+void us_reader_forget(struct us_reader *r)
+{
+	if (r->dir.fd >= 0) {
+		(void)close(r->dir.fd); /* a directory */
+		r->dir.fd = -1;
+	}
 }
 
 void us_reader_free(struct us_reader *r)
@@ -107,6 +117,7 @@ void us_reader_free(struct us_reader *r)
 	if (!r) {
 		return;
 	}
+	us_reader_forget(r);
 	us_overlay_done(&r->wal_overlay);
 	us_overlay_done(&r->journal_overlay);
 	us_free(r->memory);
@@ -399,9 +410,9 @@ static int32_t copy_wal(struct attempt *a, size_t used, struct us_error *err)
 static int32_t copy_parts(struct attempt *a, struct us_error *err)
 {
 	size_t used = 0;
-	uint64_t len = 0;
+	uint64_t len = a->files.db.len;
 	/* The WAL covers the file of now; the stat may be older than its generation. */
-	int32_t rc = len_now(a, a->files.db_fd, &len, err);
+	int32_t rc = a->use_wal ? len_now(a, a->files.db_fd, &len, err) : 0;
 	if (rc) {
 		return rc;
 	}
@@ -678,7 +689,7 @@ static int32_t attempt_once(struct attempt *a, int want_shared, const struct us_
 	a->image = (struct us_compose){ 0 };
 	us_overlay_reset(&a->reader->wal_overlay);
 	us_overlay_reset(&a->reader->journal_overlay);
-	int32_t rc = us_files_open(&a->files, a->source, err);
+	int32_t rc = us_files_open(&a->files, a->source, &a->reader->dir, err);
 	if (!rc) {
 		rc = look(a, want_shared, err);
 	}

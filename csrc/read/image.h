@@ -51,6 +51,9 @@ struct us_read_source {
 	 * 1: up to three tries a tick apart, then, in rollback mode, one read under a
 	 * SHARED open-file-description lock (at most 1 s of waiting). */
 	int patient;
+	/* 1: the directory stays open for further reads below the same PREFIX_FD, until
+	 * us_reader_forget: those find in it what was moved away with it meanwhile. */
+	int keeps_dir;
 };
 
 struct us_reader;
@@ -64,6 +67,8 @@ struct us_reader;
 int32_t us_reader_new(size_t memory_len, int spool_fd, struct us_reader **ret_reader,
 		      struct us_error *err);
 void us_reader_free(struct us_reader *reader);
+/* Closes the directory that is open for further reads. */
+void us_reader_forget(struct us_reader *reader);
 
 /*
  * Returns 0, or

@@ -28,15 +28,33 @@
 /* libcurl's and OpenSSL's global set-up must run once, before any thread uses
  * them; this is the one process-wide state of the room, and is never undone
  * because the host may use libcurl too. Session tokens pass through libcurl's
- * buffers, so those are wiped when they are freed. If the host has set libcurl up
- * before, it keeps its own allocator. */
+ * buffers: once there has been one, those are wiped when they are freed (of static
+ * credentials libcurl sees signatures only). If the host has set libcurl up before,
+ * it keeps its own allocator. */
 static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
 static CURLcode curl_once_rc;
+static atomic_int curl_sees_tokens;
+
+static void free_for_curl(void *p)
+{
+	if (atomic_load_explicit(&curl_sees_tokens, memory_order_relaxed)) {
+		us_free_wiped(p);
+	} else {
+		us_free(p);
+	}
+}
+
+static void *realloc_for_curl(void *old, size_t len)
+{
+	return atomic_load_explicit(&curl_sees_tokens, memory_order_relaxed)
+		       ? us_realloc_wiped(old, len)
+		       : us_realloc(old, len);
+}
 
 static void init_curl(void)
 {
-	curl_once_rc = curl_global_init_mem(CURL_GLOBAL_DEFAULT, us_alloc, us_free_wiped,
-					    us_realloc_wiped, us_strdup, us_alloc_array);
+	curl_once_rc = curl_global_init_mem(CURL_GLOBAL_DEFAULT, us_alloc, free_for_curl,
+					    realloc_for_curl, us_strdup, us_alloc_array);
 }
 
 static struct us_s3_store *from_base(struct us_store *store)
@@ -150,5 +168,8 @@ int32_t us_store_s3_set_credentials(struct us_store *store,
 				    const struct us_s3_credentials *credentials,
 				    struct us_error *err)
 {
+	if (credentials->session_token && credentials->session_token[0]) {
+		atomic_store(&curl_sees_tokens, 1); /* before any request has it */
+	}
 	return us_s3_signer_set(&from_base(store)->signer, credentials, err);
 }

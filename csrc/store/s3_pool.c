@@ -41,6 +41,9 @@
 #define EVENTS_MAX 64
 #define STALL_LOOK_MS_MAX 1000
 #define ABORT_MS_MAX 1000
+/* Who waits for ended puts is woken for so many, or the last one, or after this time. */
+#define ENDED_STEP 32
+#define ENDED_WAIT_NS (5 * US_NS_PER_MS)
 /* What take_waiting takes from. */
 #define LIST_PUTS 0
 #define LIST_GETS 1
@@ -57,6 +60,7 @@ struct us_s3_pool {
 	struct us_get *gets, **gets_tail; /* waiting */
 	struct us_s3_upload *uploads;     /* not over; links guarded by LOCK */
 	struct us_put *ended, **ended_tail;
+	uint32_t ended_count, put_count; /* ended; handed over and not ended */
 	int asleep, stopping;
 	_Atomic uint32_t limit; /* control's, for us_s3_pool_limit */
 	/* ---- the thread's own */
@@ -70,6 +74,7 @@ struct us_s3_pool {
 	uint32_t turn; /* which list is the next to be taken from */
 	struct us_concurrency control;
 	struct us_put *done, **done_tail; /* ended, not published yet */
+	uint32_t done_count;
 };
 
 static void wake(struct us_s3_pool *pool)
@@ -111,9 +116,11 @@ static void start_upload(struct us_s3_store *store, struct us_put *put)
 	pthread_mutex_lock(&pool->lock);
 	if (upload) {
 		append_upload(pool, upload);
+		pool->put_count++;
 	} else {
 		*pool->ended_tail = put;
 		pool->ended_tail = &put->next;
+		pool->ended_count++;
 		pthread_cond_broadcast(&pool->ended_cond);
 	}
 	unlock_and_wake(pool);
@@ -132,6 +139,7 @@ void us_s3_put_start(struct us_store *base, struct us_put *put)
 	pthread_mutex_lock(&pool->lock);
 	*pool->puts_tail = put;
 	pool->puts_tail = &put->next;
+	pool->put_count++;
 	unlock_and_wake(pool);
 }
 
@@ -147,21 +155,31 @@ void us_s3_get_start(struct us_store *base, struct us_get *get)
 	unlock_and_wake(pool);
 }
 
+static int enough_ended(const struct us_s3_pool *pool)
+{
+	return pool->ended_count >= ENDED_STEP || (pool->ended && pool->put_count == 0);
+}
+
 struct us_put *us_s3_put_wait(struct us_store *base, int32_t timeout_ms)
 {
 	struct us_s3_pool *pool = ((struct us_s3_store *)base)->pool;
 	int64_t end_ns = us_clock_mono_ns() + timeout_ms * US_NS_PER_MS;
 	pthread_mutex_lock(&pool->lock);
-	while (!pool->ended && timeout_ms > 0) {
-		int64_t left_ns = end_ns - us_clock_mono_ns();
+	for (int64_t left_ns; !enough_ended(pool) && timeout_ms > 0;) {
+		left_ns = end_ns - us_clock_mono_ns();
 		if (left_ns <= 0) {
 			break;
 		}
-		(void)us_cond_wait_ns(&pool->ended_cond, &pool->lock, left_ns); /* looked at anew */
+		(void)us_cond_wait_ns(&pool->ended_cond, &pool->lock,
+				      left_ns < ENDED_WAIT_NS ? left_ns : ENDED_WAIT_NS);
+		if (pool->ended) {
+			break;
+		}
 	}
 	struct us_put *list = pool->ended;
 	pool->ended = NULL;
 	pool->ended_tail = &pool->ended;
+	pool->ended_count = 0;
 	pthread_mutex_unlock(&pool->lock);
 	return list;
 }
@@ -254,6 +272,7 @@ void us_s3_pool_put_ended(struct us_s3_store *store, struct us_put *put)
 	put->next = NULL;
 	*pool->done_tail = put;
 	pool->done_tail = &put->next;
+	pool->done_count++;
 }
 
 static void end_job(struct us_s3_pool *pool, const struct us_s3_job *job, int32_t rc,
@@ -530,10 +549,15 @@ static void publish(struct us_s3_pool *pool)
 	pthread_mutex_lock(&pool->lock);
 	*pool->ended_tail = pool->done;
 	pool->ended_tail = pool->done_tail;
-	pthread_cond_broadcast(&pool->ended_cond);
+	pool->ended_count += pool->done_count;
+	pool->put_count -= pool->done_count;
+	if (enough_ended(pool)) {
+		pthread_cond_broadcast(&pool->ended_cond);
+	}
 	pthread_mutex_unlock(&pool->lock);
 	pool->done = NULL;
 	pool->done_tail = &pool->done;
+	pool->done_count = 0;
 }
 
 /* ---- the loop */

@@ -131,6 +131,22 @@ static const struct filesystem filesystems[] = {
 	{ CEPH_SUPER_MAGIC, "ceph" },    { AFS_SUPER_MAGIC, "afs" }, { MSDOS_SUPER_MAGIC, "vfat" },
 };
 
+int us_tree_has_devices(int dir_fd)
+{
+	struct statfs fs;
+	if (fstatfs(dir_fd, &fs)) {
+		return 1;
+	}
+	switch ((uint32_t)fs.f_type) {
+	case EXT4_SUPER_MAGIC:
+	case XFS_SUPER_MAGIC:
+	case TMPFS_MAGIC:
+		return 0;
+	default:
+		return 1;
+	}
+}
+
 int32_t us_tree_check_filesystem(int dir_fd, const char *display, struct us_error *err)
 {
 	struct statfs fs;

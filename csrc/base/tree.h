@@ -21,4 +21,8 @@ int32_t us_tree_open(int tree_fd, const char *rel, int flags, const char *displa
  * local). The message names the type. */
 int32_t us_tree_check_filesystem(int dir_fd, const char *display, struct us_error *err);
 
+/* Whether one mount of that file system may be several devices, as btrfs with its subvolumes:
+ * 0 for those known to be one. */
+int us_tree_has_devices(int dir_fd);
+
 #endif

@@ -83,6 +83,7 @@ struct walk {
 	int prefix_fd;
 	size_t base_len; /* of the prefix, 0 for "/" */
 	uint32_t device_major, device_minor;
+	int has_devices; /* directories of other devices need no mount to be entered */
 	struct us_siphash_key hash_key;
 	_Atomic int32_t stop; /* 0, or the code us_walk returns */
 	pthread_mutex_t mutex;
@@ -346,6 +347,9 @@ static int open_directory(struct walker *t)
 	}
 	struct statx st;
 	const struct walk *w = t->walk;
+	if (!w->has_devices) {
+		return 0;
+	}
 	if (statx(t->fd, "", AT_EMPTY_PATH | AT_STATX_SYNC_AS_STAT, STATX_TYPE, &st)) {
 		fail_directory_errno(t, errno, "stat");
 	} else if (st.stx_dev_major != w->device_major || st.stx_dev_minor != w->device_minor) {
@@ -812,6 +816,7 @@ static int32_t walk_init(struct walk *w, struct us_error *err)
 	}
 	w->device_major = st.stx_dev_major;
 	w->device_minor = st.stx_dev_minor;
+	w->has_devices = us_tree_has_devices(w->prefix_fd);
 	if (getrandom(&w->hash_key, sizeof(w->hash_key), 0) != (ssize_t)sizeof(w->hash_key)) {
 		return us_fail_errno(err, errno, "cannot get random bytes");
 	}

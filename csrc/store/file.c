@@ -50,6 +50,7 @@
 #define COPY_LEN ((size_t)256 * 1024)
 #define TMP_DIR ".litestream-multi-db-tmp"
 #define KEY_LEN_MAX 1024
+#define DIRECTORY_FLAGS (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 #define TMP_NAME_LEN 24
 /* The target's own name: ID_LEN hex digits in TMP_DIR "/id". */
 #define ID_LEN 32
@@ -63,6 +64,7 @@ struct item {
 struct batch {
 	struct item items[BATCH_MAX];
 	size_t count;
+	uint64_t len; /* of the objects */
 };
 
 struct file_store {
@@ -83,7 +85,7 @@ struct file_store {
 	_Atomic uint32_t canceled;
 
 	pthread_mutex_t mutex;  /* guards all below */
-	pthread_cond_t work;    /* for the writer: something is queued, canceled, or the end */
+	pthread_cond_t work;    /* for the writer: queued, canceled, a batch is done, or the end */
 	pthread_cond_t changed; /* for all others: a batch is handed over or done */
 	struct us_put *queued, **queued_last;
 	struct us_put *done, **done_last;
@@ -229,21 +231,45 @@ static void write_item(struct file_store *file, struct item *item, int in_place,
 	}
 }
 
-/* Moves up to BATCH_MAX waiting puts to BATCH, until they have LEN_MAX bytes together. Wants
- * the mutex. */
-static void take_queued(struct file_store *file, struct batch *batch, uint64_t len_max)
+/* Moves waiting puts to BATCH until it is full: BATCH_MAX, or LEN_MAX bytes. Returns how many
+ * there were. Wants the mutex. */
+static size_t take_queued(struct file_store *file, struct batch *batch, uint64_t len_max)
 {
-	uint64_t len = 0;
-	batch->count = 0;
-	while (file->queued && batch->count < BATCH_MAX && len < len_max) {
+	size_t first = batch->count;
+	while (file->queued && batch->count < BATCH_MAX && batch->len < len_max) {
 		struct us_put *put = file->queued;
 		file->queued = put->next;
 		put->next = NULL;
-		len += put->len;
+		batch->len += put->len;
 		batch->items[batch->count++] = (struct item){ .put = put, .fd = -1 };
 	}
 	if (!file->queued) {
 		file->queued_last = &file->queued;
+	}
+	file->counts.put += batch->count - first;
+	return batch->count - first;
+}
+
+/* Writes what waits, and what comes while the committer is busy. Wants the mutex, and gives
+ * it up meanwhile. */
+static void fill_batch(struct file_store *file, struct batch *batch, uint64_t len_max)
+{
+	batch->count = 0;
+	batch->len = 0;
+	for (;;) {
+		size_t first = batch->count;
+		if (take_queued(file, batch, len_max) > 0) {
+			(void)pthread_mutex_unlock(&file->mutex);
+			int in_place = is_in_place(file);
+			for (size_t i = first; i < batch->count; i++) {
+				write_item(file, &batch->items[i], in_place, i < SMALL_BATCH);
+			}
+			(void)pthread_mutex_lock(&file->mutex);
+		} else if (file->handed) {
+			(void)pthread_cond_wait(&file->work, &file->mutex);
+		} else {
+			return;
+		}
 	}
 }
 
@@ -260,17 +286,7 @@ static void *writer_main(void *arg)
 		if (!file->queued) {
 			break;
 		}
-		take_queued(file, batch, len_max);
-		file->counts.put += batch->count;
-		(void)pthread_mutex_unlock(&file->mutex);
-		int in_place = is_in_place(file);
-		for (size_t i = 0; i < batch->count; i++) {
-			write_item(file, &batch->items[i], in_place, batch->count <= SMALL_BATCH);
-		}
-		(void)pthread_mutex_lock(&file->mutex);
-		while (file->handed) {
-			(void)pthread_cond_wait(&file->changed, &file->mutex);
-		}
+		fill_batch(file, batch, len_max);
 		file->handed = batch;
 		(void)pthread_cond_broadcast(&file->changed);
 		batch = batch == &file->batches[0] ? &file->batches[1] : &file->batches[0];
@@ -283,6 +299,12 @@ static void *writer_main(void *arg)
 
 /* ---------------------------------------------------------------- committing */
 
+/* The directory in which the directories of a batch's objects are, more often than not. */
+struct parent {
+	int fd; /* -1: none */
+	char path[KEY_LEN_MAX + 1];
+};
+
 static int enter_or_make(int dir_fd, const char *name, int *ret_created)
 {
 	if (!mkdirat(dir_fd, name, 0700)) {
@@ -290,16 +312,21 @@ static int enter_or_make(int dir_fd, const char *name, int *ret_created)
 	} else if (errno != EEXIST) {
 		return -1;
 	}
-	return openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	return openat(dir_fd, name, DIRECTORY_FLAGS);
 }
 
-/* Opens the directory of KEY, creating what is missing, component by component so
- * that no link is followed. Returns a descriptor, or -1 with errno. */
-static int open_directory(struct file_store *file, const char *key, size_t dir_len)
+static void close_parent(struct parent *parent)
 {
-	char path[KEY_LEN_MAX + 1];
-	memcpy(path, key, dir_len);
-	path[dir_len] = '\0';
+	if (parent->fd >= 0) {
+		(void)close(parent->fd); /* a directory */
+		parent->fd = -1;
+	}
+}
+
+/* Opens the directory PATH, which is cut up for it, creating what is missing, component by
+ * component so that no link is followed. Returns a descriptor, or -1 with errno. */
+static int open_or_make(struct file_store *file, char *path)
+{
 	int fd = us_tree_open(file->root_fd, path, O_RDONLY | O_DIRECTORY, path, NULL);
 	if (fd >= 0) {
 		return fd;
@@ -324,16 +351,52 @@ static int open_directory(struct file_store *file, const char *key, size_t dir_l
 	}
 }
 
+/* Keeps the directory of DIR_LEN bytes of PATH open as PARENT. -1: errno. */
+static int need_parent(struct file_store *file, struct parent *parent, const char *path,
+		       size_t dir_len)
+{
+	char dir[KEY_LEN_MAX + 1];
+	if (parent->fd >= 0 && strncmp(parent->path, path, dir_len) == 0 &&
+	    parent->path[dir_len] == '\0') {
+		return 0;
+	}
+	close_parent(parent);
+	memcpy(parent->path, path, dir_len);
+	parent->path[dir_len] = '\0';
+	memcpy(dir, parent->path, dir_len + 1);
+	parent->fd = open_or_make(file, dir);
+	return parent->fd < 0 ? -1 : 0;
+}
+
+/* Opens the directory of KEY, creating what is missing. Returns a descriptor, or -1 with
+ * errno. */
+static int open_directory(struct file_store *file, struct parent *parent, const char *key,
+			  size_t dir_len)
+{
+	char path[KEY_LEN_MAX + 1];
+	memcpy(path, key, dir_len);
+	path[dir_len] = '\0';
+	char *slash = strrchr(path, '/');
+	if (slash && need_parent(file, parent, path, (size_t)(slash - path))) {
+		return -1;
+	}
+	int parent_fd = slash ? parent->fd : file->root_fd;
+	const char *name = slash ? slash + 1 : path;
+	int fd = openat(parent_fd, name, DIRECTORY_FLAGS);
+	return fd >= 0 || errno != ENOENT ? fd
+					  : enter_or_make(parent_fd, name, &file->has_made_dirs);
+}
+
 /* Renames ITEM to its key. SYNC: makes its directory durable too, but not those above, which
  * may have been made on the way. */
-static void place_item(struct file_store *file, struct item *item, int sync)
+static void place_item(struct file_store *file, struct parent *parent, struct item *item, int sync)
 {
 	struct us_put *put = item->put;
 	const char *slash = strrchr(put->key, '/');
 	const char *name = slash ? slash + 1 : put->key;
 	int dir_fd = file->root_fd;
 	if (slash) {
-		dir_fd = open_directory(file, put->key, (size_t)(slash - put->key));
+		dir_fd = open_directory(file, parent, put->key, (size_t)(slash - put->key));
 	}
 	if (dir_fd < 0) {
 		(void)fail_put(put, "open its directory");
@@ -365,6 +428,7 @@ static void fail_all(struct batch *batch, const char *doing)
 static void commit_batch(struct file_store *file, struct batch *batch)
 {
 	int small = batch->count <= SMALL_BATCH;
+	struct parent parent = { .fd = -1 };
 	if (!small && syncfs(file->root_fd)) {
 		fail_all(batch, "make it durable");
 	}
@@ -375,11 +439,12 @@ static void commit_batch(struct file_store *file, struct batch *batch)
 		}
 		close_item(item);
 		if (item->put->rc == 0) {
-			place_item(file, item, small);
+			place_item(file, &parent, item, small);
 		} else if (item->tmp_name[0]) {
 			(void)unlinkat(file->tmp_fd, item->tmp_name, 0); /* may be gone already */
 		}
 	}
+	close_parent(&parent);
 	if (!small || file->has_made_dirs) {
 		file->has_made_dirs = syncfs(file->root_fd) != 0;
 		if (file->has_made_dirs) {
@@ -413,6 +478,7 @@ static void *committer_main(void *arg)
 			file->done_last = &put->next;
 		}
 		file->handed = NULL;
+		(void)pthread_cond_signal(&file->work);
 		(void)pthread_cond_broadcast(&file->changed);
 	}
 	(void)pthread_mutex_unlock(&file->mutex);

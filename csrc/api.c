@@ -644,7 +644,6 @@ US_API int32_t us_open(const struct us_options *options, struct us **ret_us, str
 	us->memory_limit = o.memory_limit_bytes ? o.memory_limit_bytes : MEMORY_LIMIT_DEFAULT;
 	us->staged_max = us->memory_limit / 2;
 	us->job_max = o.target == US_TARGET_FILE ? FILE_JOBS : us->concurrency + 64;
-	us->job_max += US_LARGE_MAX;
 	/* One more than there are processors: it reads no large databases. */
 	us->worker_count = us_cpu_count() < US_READERS_MAX ? us_cpu_count() + 1 : US_READERS_MAX;
 	us->spool_fd = us->prefix_fd = -1;

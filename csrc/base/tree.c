@@ -29,6 +29,15 @@ static int open_beneath(int tree_fd, const char *rel, int flags)
 	return (int)syscall(SYS_openat2, tree_fd, rel, &how, sizeof(how));
 }
 
+/* O_NOATIME is for owners and root (EPERM): the others' reading shows. */
+static int open_noatime_beneath(int tree_fd, const char *rel, int flags)
+{
+	int fd = open_beneath(tree_fd, rel, flags);
+	return fd >= 0 || errno != EPERM || !(flags & O_NOATIME)
+		       ? fd
+		       : open_beneath(tree_fd, rel, flags & ~O_NOATIME);
+}
+
 static int same_device(int fd, dev_t device)
 {
 	struct stat st;
@@ -92,9 +101,9 @@ int32_t us_tree_open(int tree_fd, const char *rel, int flags, const char *displa
 {
 	int fd, tries = 0;
 	do {
-		fd = open_beneath(tree_fd, rel, flags | OPEN_FLAGS);
+		fd = open_noatime_beneath(tree_fd, rel, flags | OPEN_FLAGS);
 		if (fd < 0 && (errno == ENOSYS || errno == EPERM || errno == EINVAL)) {
-			fd = open_by_component(tree_fd, rel, flags | OPEN_FLAGS);
+			fd = open_by_component(tree_fd, rel, (flags | OPEN_FLAGS) & ~O_NOATIME);
 		}
 	} while (fd < 0 && (errno == EINTR || (errno == EAGAIN && ++tries < TRIES_MAX)));
 	if (fd >= 0) {

@@ -10,6 +10,7 @@
  * crossing into another mount: openat2(2) with RESOLVE_BENEATH |
  * RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, else one openat per component.
  * FLAGS as of open(2); O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK and O_NOCTTY are added.
+ * O_NOATIME is left out where it is not allowed.
  * DISPLAY names the file in messages. Returns the descriptor or US_E_*
  * (US_E_NOTFOUND if it is gone or is a link now).
  */

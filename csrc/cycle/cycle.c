@@ -192,7 +192,9 @@ static int32_t on_batch(void *arg, uint32_t thread, const struct us_walk_batch *
 			rc = start_job(walk, batch, &seen[i]);
 		}
 	}
-	walk->callback_ns += (count > 0 ? us_clock_mono_ns() : seen_ns) - start_ns;
+	int64_t end_ns = count > 0 ? us_clock_mono_ns() : seen_ns;
+	us_jobs_flush(us, end_ns);
+	walk->callback_ns += end_ns - start_ns;
 	return us_stopping(us) ? US_E_CANCELED : rc;
 }
 

@@ -23,7 +23,8 @@
 
 /* Objects that fit in US_SPARE_LEN are made in buffers that are used again. */
 #define US_SPARE_LEN ((size_t)64 * 1024)
-#define US_SPARES_MAX 256
+#define US_SPARES_MAX 192
+#define US_PEAKS 8
 
 /* A file that other parts of this process have open: never opened here. */
 struct us_foreign {
@@ -138,9 +139,11 @@ struct us {
 	uint32_t worker_count;
 	int closing;
 	struct us_job_list queued, queued_large, deferred, unused;
-	size_t job_max;		   /* of live ones */
+	_Atomic int64_t queued_since_ns; /* monotonic; the first of these, 0: a worker was woken */
+	size_t job_max;		   /* of live ones that are not large */
 	size_t live;		   /* queued, being read, or in the store */
-	size_t live_peak;	   /* most of them in this cycle */
+	size_t live_peak;	   /* most of them in this cycle, ... */
+	size_t peaks[US_PEAKS];	   /* ... and in those before */
 	_Atomic size_t large_live; /* of these, large */
 	uint32_t large_reading;	   /* by so many workers */
 	uint64_t large[US_LARGE_MAX]; /* path hashes of those */
@@ -186,7 +189,10 @@ void us_workers_stop(struct us *us);
 void us_jobs_free(struct us *us); /* at the end, once the store has given all back */
 /* A job to fill; waits for one. NULL: the cycle is ending (or US_E_NOMEM). */
 struct us_job *us_job_take(struct us *us);
+/* A worker is woken for several: whoever queues calls us_jobs_flush from time to time, until
+ * walk_done. */
 void us_job_queue(struct us *us, struct us_job *job);
+void us_jobs_flush(struct us *us, int64_t now_ns);
 /* Books the time in which nothing was left to do but to wait for the target. After whatever
  * may begin or end that; wants the mutex. */
 void us_note_wait(struct us *us);

@@ -5,9 +5,9 @@
  * worker, handed to the store, and ended by the cycle's thread when the store
  * gives it back; jobs that need no upload are ended by the worker.
  *
- * Bounds: at most job_max jobs outside the deferred list (the walk waits for a
- * free one), at most DEFERRED_MAX in it, at most staged_max bytes of objects in
- * memory (workers wait; objects beyond a quarter of that are in spool files).
+ * Bounds: at most job_max jobs and US_LARGE_MAX large ones outside the deferred list (the
+ * walk waits for a free one), at most DEFERRED_MAX in it, at most staged_max bytes of
+ * objects in memory (workers wait; objects beyond a quarter of that are in spool files).
  * Waiting cannot deadlock: what holds budget or a job is in the store, which
  * always gives it back.
  *
@@ -39,13 +39,16 @@
 #include "../base/thread.h"
 
 #define DEFERRED_MAX 512
-/* So many jobs, and buffers, stay allocated between cycles: as many as the last one used, but
- * at least and at most these. */
-#define JOBS_KEPT_MIN 64
+/* So many jobs, and buffers, stay allocated between cycles: as many as two of the last
+ * US_PEAKS used (a first sync is one), but at least and at most these. */
+#define JOBS_KEPT_MIN 32
 #define JOBS_KEPT_MAX US_SPARES_MAX
 /* A walk that has had to wait goes on when so many jobs are free, and not for each: to wake
- * it costs more than to fill one. Less than job_max without the large ones. */
+ * it costs more than to fill one. Less than job_max. */
 #define ROOM_STEP 32
+/* Likewise for a worker: so many queued jobs, or the first one so long. */
+#define QUEUED_STEP 8
+#define QUEUED_WAIT_NS US_NS_PER_MS
 /* A large database is longer, and its object goes to a spool file. */
 #define LARGE_LEN_MIN (UINT64_C(64) << 20)
 /* A cycle that has begun large ones gives them so long to end with it. */
@@ -94,6 +97,12 @@ static void free_jobs(struct us_job_list *list)
 	}
 }
 
+/* Wants the mutex. */
+static size_t small_live(const struct us *us)
+{
+	return us->live - us->large_live;
+}
+
 int us_stopping(struct us *us)
 {
 	return us->canceled || us->finishing;
@@ -102,7 +111,8 @@ int us_stopping(struct us *us)
 struct us_job *us_job_take(struct us *us)
 {
 	(void)pthread_mutex_lock(&us->mutex);
-	while (us->live >= us->job_max && !us_stopping(us)) {
+	while (small_live(us) >= us->job_max && !us_stopping(us)) {
+		(void)pthread_cond_broadcast(&us->work); /* what is queued makes room */
 		us->room_waiters++;
 		(void)pthread_cond_wait(&us->room, &us->mutex);
 		us->room_waiters--;
@@ -130,6 +140,23 @@ void us_job_queue(struct us *us, struct us_job *job)
 {
 	(void)pthread_mutex_lock(&us->mutex);
 	list_push(job->is_large ? &us->queued_large : &us->queued, job);
+	if (us->queued.count == 1) {
+		us->queued_since_ns = us_clock_mono_ns();
+	}
+	if (job->is_large || us->queued.count >= QUEUED_STEP) {
+		(void)pthread_cond_signal(&us->work);
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
+}
+
+void us_jobs_flush(struct us *us, int64_t now_ns)
+{
+	int64_t since_ns = us->queued_since_ns;
+	if (since_ns == 0 || now_ns - since_ns < QUEUED_WAIT_NS) {
+		return;
+	}
+	(void)pthread_mutex_lock(&us->mutex);
+	us->queued_since_ns = 0;
 	(void)pthread_cond_signal(&us->work);
 	(void)pthread_mutex_unlock(&us->mutex);
 }
@@ -149,7 +176,7 @@ static void leave(struct us *us)
 {
 	us->live--;
 	us_note_wait(us);
-	if (us->room_waiters > 0 && us->live + ROOM_STEP <= us->job_max) {
+	if (us->room_waiters > 0 && small_live(us) + ROOM_STEP <= us->job_max) {
 		(void)pthread_cond_signal(&us->room);
 	}
 	if (us->walk_done && us->deferred.count > 0) {
@@ -257,7 +284,13 @@ void us_jobs_trim(struct us *us)
 {
 	struct us_job_list surplus = { 0 };
 	(void)pthread_mutex_lock(&us->mutex);
-	size_t keep = us->live_peak > JOBS_KEPT_MIN ? us->live_peak : JOBS_KEPT_MIN;
+	size_t most = JOBS_KEPT_MIN, keep = JOBS_KEPT_MIN; /* the second most */
+	us->peaks[us->generation % US_PEAKS] = us->live_peak;
+	for (int i = 0; i < US_PEAKS; i++) {
+		size_t peak = us->peaks[i];
+		keep = peak >= most ? most : peak > keep ? peak : keep;
+		most = peak > most ? peak : most;
+	}
 	keep = keep < JOBS_KEPT_MAX ? keep : JOBS_KEPT_MAX;
 	us->live_peak = us->live;
 	while (us->unused.count > keep) {
@@ -329,7 +362,7 @@ static struct us_job *next_job(struct us_worker *w)
 			job = list_pop(&us->queued_large);
 			us->large_reading += job != NULL;
 		}
-		if (!job && us->walk_done && us->live < us->job_max) {
+		if (!job && us->walk_done && small_live(us) < us->job_max) {
 			job = list_pop(&us->deferred);
 			if (job) {
 				us->live++;

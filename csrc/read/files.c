@@ -94,7 +94,7 @@ static int32_t open_file(struct us_files *f, const char *name, struct us_error *
 	char link[40];
 	struct stat st;
 	if (!source->is_foreign) {
-		return us_tree_open(f->dir_fd, name, O_RDONLY, source->display, err);
+		return us_tree_open(f->dir_fd, name, O_RDONLY | O_NOATIME, source->display, err);
 	}
 	int path_fd = us_tree_open(f->dir_fd, name, O_PATH, source->display, err);
 	if (path_fd < 0) {

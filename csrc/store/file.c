@@ -50,7 +50,6 @@
 #define COPY_LEN ((size_t)256 * 1024)
 #define TMP_DIR ".litestream-multi-db-tmp"
 #define KEY_LEN_MAX 1024
-#define DIRECTORY_FLAGS (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 #define TMP_NAME_LEN 24
 /* The target's own name: ID_LEN hex digits in TMP_DIR "/id". */
 #define ID_LEN 32
@@ -312,7 +311,7 @@ static int enter_or_make(int dir_fd, const char *name, int *ret_created)
 	} else if (errno != EEXIST) {
 		return -1;
 	}
-	return openat(dir_fd, name, DIRECTORY_FLAGS);
+	return openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
 static void close_parent(struct parent *parent)
@@ -382,7 +381,7 @@ static int open_directory(struct file_store *file, struct parent *parent, const 
 	}
 	int parent_fd = slash ? parent->fd : file->root_fd;
 	const char *name = slash ? slash + 1 : path;
-	int fd = openat(parent_fd, name, DIRECTORY_FLAGS);
+	int fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	return fd >= 0 || errno != ENOENT ? fd
 					  : enter_or_make(parent_fd, name, &file->has_made_dirs);
 }

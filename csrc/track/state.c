@@ -41,6 +41,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <string.h>
@@ -624,6 +625,7 @@ static int32_t open_or_create(struct us_state *state, const char *target, struct
 			      : "it is not a regular file";
 		if (!why) {
 			(void)sqlite3_db_release_memory(state->db); /* every page was read once */
+			(void)malloc_trim(0); /* 1: something went back to the system */
 			return run(state, "PRAGMA synchronous = FULL", "open it", err);
 		}
 	}

@@ -115,10 +115,10 @@ make_big() {
 	mkdir "$dir/big-database"
 	sqlite3 "$dir/big-database/big.db" "PRAGMA page_size=4096" "PRAGMA synchronous=OFF" \
 		"CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT, mail TEXT, note TEXT)" \
-		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $((big_mb * 6850)))
+		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $((big_mb * 7850)))
 		 INSERT INTO person SELECT i, 'Person ' || i || char(65 + i % 26),
 			lower(hex(randomblob(6))) || '@example.com',
-			'note ' || hex(randomblob(16)) || ' on what happened with order ' || i * 7919 FROM n"
+			'note ' || hex(randomblob(16)) || ' on what happened with order ' || (i * 7919) FROM n"
 	sync -f "$dir"
 }
 

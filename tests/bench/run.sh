@@ -123,10 +123,10 @@ make_template() {
 	sqlite3 "$dir/template.db" "PRAGMA page_size=4096" \
 		"CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT, mail TEXT, note TEXT)" \
 		"CREATE INDEX person_mail ON person (mail)" \
-		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 120)
+		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 70)
 		 INSERT INTO person SELECT i, 'Person ' || i || char(65 + i % 26),
 			lower(hex(randomblob(6))) || '@example.com',
-			'note ' || hex(randomblob(16)) || ' on what happened with order ' || i * 7919 FROM n" \
+			'note ' || hex(randomblob(16)) || ' on what happened with order ' || (i * 7919) FROM n" \
 		"UPDATE person SET name = 'MARKER0123456789' WHERE id = 1"
 	[[ $(stat -c %s "$dir/template.db") -eq 20480 ]] || fail "the template is not 20 KB"
 }

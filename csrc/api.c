@@ -695,6 +695,7 @@ US_API void us_close(struct us *us)
 	us_free(us->state_dir);
 	us_free(us->identity);
 	us_free(us->dirty);
+	us_free(us->dirty_spare);
 	us_foreign_free(us);
 	us_free(us);
 }

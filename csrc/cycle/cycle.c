@@ -262,18 +262,22 @@ int32_t us_commit(struct us *us, struct us_error *err)
 	int wanted = us->swept_s != us_state_info(us->state)->last_sweep_s;
 	(void)pthread_mutex_lock(&us->mutex);
 	struct us_state_change *changes = us->dirty;
-	size_t count = us->dirty_count;
+	size_t count = us->dirty_count, cap = us->dirty_cap;
 	int whole = us->dirty_lost;
 	wanted |= count || whole;
-	struct us_state_change *spare = wanted ? us_alloc(us->dirty_cap * sizeof(*spare)) : NULL;
+	struct us_state_change *spare = us->dirty_spare;
+	if (wanted && !spare) {
+		spare = us_alloc(cap * sizeof(*spare));
+	}
 	int64_t high_water_ns = us->high_water_ns;
-	if (spare) {
+	if (wanted && spare) {
 		us->dirty = spare;
+		us->dirty_spare = NULL;
 		us->dirty_count = 0;
 		us->dirty_lost = 0;
 	}
 	(void)pthread_mutex_unlock(&us->mutex);
-	if (!spare) {
+	if (!wanted || !spare) {
 		return wanted ? us_fail_nomem(err) : 0;
 	}
 	int64_t start_ns = us_clock_mono_ns();
@@ -281,6 +285,12 @@ int32_t us_commit(struct us *us, struct us_error *err)
 				     us->swept_s, err);
 	us->stage_ns[US_STAGE_COMMIT] += us_clock_mono_ns() - start_ns;
 	us->commits = us_state_info(us->state)->commits;
+	(void)pthread_mutex_lock(&us->mutex);
+	if (us->dirty_cap == cap) { /* else these are too few now */
+		us->dirty_spare = changes;
+		changes = NULL;
+	}
+	(void)pthread_mutex_unlock(&us->mutex);
 	us_free(changes);
 	return rc;
 }

@@ -162,6 +162,7 @@ struct us {
 	_Atomic int target_down; /* the cycle has given up on the target */
 	struct us_error target_error;
 	struct us_state_change *dirty; /* records that are to be committed */
+	struct us_state_change *dirty_spare; /* for the next ones, of dirty_cap; may be NULL */
 	size_t dirty_count, dirty_cap;
 	int dirty_lost; /* one could not be noted */
 	int64_t high_water_ns;

@@ -404,6 +404,8 @@ void us_mark_dirty(struct us *us, uint64_t path_hash, uint64_t object_len)
 		}
 		us->dirty = dirty;
 		us->dirty_cap = cap;
+		us_free(us->dirty_spare);
+		us->dirty_spare = NULL;
 	}
 	us->dirty[us->dirty_count++] =
 		(struct us_state_change){ .path_hash = path_hash, .object_len = object_len };

@@ -113,7 +113,10 @@ static int32_t open_file(struct us_files *f, const char *name, struct us_error *
 			     source->display);
 	} else {
 		(void)snprintf(link, sizeof(link), "/proc/self/fd/%d", path_fd);
-		fd = open(link, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+		fd = open(link, O_RDONLY | O_NOATIME | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+		if (fd < 0 && errno == EPERM) { /* neither its owner nor root */
+			fd = open(link, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+		}
 		if (fd < 0 && errno == ENOENT) {
 			fd = us_fail(err, US_E_IO, "cannot open \"%s\": /proc is not there",
 				     source->display);

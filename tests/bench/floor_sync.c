@@ -56,7 +56,7 @@ static void list_group(struct floor *f, const char *group)
 	}
 	for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
 		size_t len = strlen(entry->d_name);
-		if (entry->d_name[0] == '.' || len < 4) {
+		if (len < 4 || strcmp(entry->d_name + len - 3, ".db") != 0) {
 			continue;
 		}
 		if (f->count == f->cap) {

@@ -1539,6 +1539,33 @@ static void test_opened_for_reading(void **state)
 	}
 }
 
+static void expect_access_time(const char *name, time_t time_s)
+{
+	struct stat st;
+	assert_int_equal(stat(path_of(name), &st), 0);
+	assert_int_equal(st.st_atim.tv_sec, time_s);
+}
+
+/* A mount with relatime would set it, as it is older than the last change. */
+static void test_access_time(void **state)
+{
+	(void)state;
+	static const char *const names[] = { "x.db", "x.db-wal", "z.db", "z.db-journal" };
+	const struct timespec times[2] = { { .tv_sec = 1000000000 }, { .tv_sec = 1100000000 } };
+	make_wal_db("x.db", 4096, 20);
+	make_hot_db("z.db", 1024, 200);
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(utimensat(AT_FDCWD, path_of(names[i]), times, 0), 0);
+	}
+	settle();
+	expect("x.db", 0, NULL);
+	expect("z.db", 0, NULL);
+	expect_foreign(1, 0); /* x.db, opened in another way */
+	for (int i = 0; i < 4; i++) {
+		expect_access_time(names[i], 1000000000);
+	}
+}
+
 static void test_arguments(void **state)
 {
 	(void)state;
@@ -1610,6 +1637,7 @@ int main(void)
 		CASE(test_sink_refuses),
 		CASE(test_nothing_disturbed),
 		CASE(test_opened_for_reading),
+		CASE(test_access_time),
 		CASE(test_arguments),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -39,7 +39,7 @@
 #include "../base/thread.h"
 
 #define DEFERRED_MAX 512
-/* So many jobs, and buffers, stay allocated between cycles: as many as two of the last
+/* So many jobs, and buffers, stay allocated between cycles: twice as many as two of the last
  * US_PEAKS used (a first sync is one), but at least and at most these. */
 #define JOBS_KEPT_MIN 32
 #define JOBS_KEPT_MAX US_SPARES_MAX
@@ -284,14 +284,14 @@ void us_jobs_trim(struct us *us)
 {
 	struct us_job_list surplus = { 0 };
 	(void)pthread_mutex_lock(&us->mutex);
-	size_t most = JOBS_KEPT_MIN, keep = JOBS_KEPT_MIN; /* the second most */
+	size_t most = JOBS_KEPT_MIN / 2, keep = most; /* the second most */
 	us->peaks[us->generation % US_PEAKS] = us->live_peak;
 	for (int i = 0; i < US_PEAKS; i++) {
 		size_t peak = us->peaks[i];
 		keep = peak >= most ? most : peak > keep ? peak : keep;
 		most = peak > most ? peak : most;
 	}
-	keep = keep < JOBS_KEPT_MAX ? keep : JOBS_KEPT_MAX;
+	keep = 2 * keep < JOBS_KEPT_MAX ? 2 * keep : JOBS_KEPT_MAX;
 	us->live_peak = us->live;
 	while (us->unused.count > keep) {
 		list_push(&surplus, list_pop(&us->unused));

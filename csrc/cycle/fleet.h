@@ -24,7 +24,7 @@
 /* Objects that fit in US_SPARE_LEN are made in buffers that are used again. */
 #define US_SPARE_LEN ((size_t)64 * 1024)
 #define US_SPARES_MAX 192
-#define US_PEAKS 8
+#define US_PEAKS 8 /* cycles whose needs are remembered, see us_jobs_trim */
 
 /* A file that other parts of this process have open: never opened here. */
 struct us_foreign {

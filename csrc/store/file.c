@@ -382,8 +382,15 @@ static int open_directory(struct file_store *file, struct parent *parent, const 
 	int parent_fd = slash ? parent->fd : file->root_fd;
 	const char *name = slash ? slash + 1 : path;
 	int fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	return fd >= 0 || errno != ENOENT ? fd
-					  : enter_or_make(parent_fd, name, &file->has_made_dirs);
+	if (fd < 0 && errno == ENOENT) {
+		fd = enter_or_make(parent_fd, name, &file->has_made_dirs);
+	}
+	if (fd < 0) { /* a sweep may have removed PARENT: the next one looks again */
+		int saved = errno;
+		close_parent(parent);
+		errno = saved;
+	}
+	return fd;
 }
 
 /* Renames ITEM to its key. SYNC: makes its directory durable too, but not those above, which
